@@ -1,0 +1,51 @@
+//! Exit codes, and the errors that choose one.
+
+/// What the process tells its caller. Schedulers act on these, so they never change meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// A check on the data failed, or the work could not be done.
+    Failed = 1,
+    /// Wrong use: a flag, a key, a file that is not there.
+    Usage = 2,
+    /// Try again later: a lock, a store that is down, another run that committed first.
+    TryAgain = 75,
+    /// Ended by Ctrl-C after cleaning up.
+    Interrupted = 130,
+    /// Ended by SIGTERM after cleaning up.
+    Terminated = 143,
+}
+
+/// An error that decides the exit code. Attach it with `anyhow`; whatever has none exits 1.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    TryAgain(String),
+    #[error("stopped by Ctrl-C; nothing was committed")]
+    Interrupted,
+    #[error("stopped by SIGTERM; nothing was committed")]
+    Terminated,
+}
+
+impl Fault {
+    pub fn code(&self) -> ExitCode {
+        match self {
+            Fault::Failed(_) => ExitCode::Failed,
+            Fault::Usage(_) => ExitCode::Usage,
+            Fault::TryAgain(_) => ExitCode::TryAgain,
+            Fault::Interrupted => ExitCode::Interrupted,
+            Fault::Terminated => ExitCode::Terminated,
+        }
+    }
+}
+
+/// The exit code of an error: that of the first `Fault` in its chain, else `Failed`.
+pub fn code_of(error: &anyhow::Error) -> ExitCode {
+    error.chain().find_map(|cause| cause.downcast_ref::<Fault>()).map_or(ExitCode::Failed, Fault::code)
+}

@@ -1,0 +1,13 @@
+//! Fulgurite: reinforcement learning for any AI agent, from the trace files it leaves behind.
+
+#[cfg(feature = "lake")]
+pub mod config;
+#[cfg(feature = "lake")]
+pub mod exit;
+#[cfg(feature = "lake")]
+pub mod lake;
+#[cfg(feature = "lake")]
+pub mod progress;
+#[cfg(feature = "lake")]
+pub mod stage;
+pub mod trace;

@@ -1,0 +1,61 @@
+//! What every stage is given and what it gives back. A stage is one `run(&Context, ...) -> Result<Summary>`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::exit::Fault;
+use crate::lake::Lake;
+use crate::progress::Progress;
+
+/// The surroundings of one run of one stage on one batch.
+pub struct Context {
+    pub lake: Lake,
+    pub batch: String,
+    pub config: Config,
+    /// Redo the stage even where it is fresh or sealed.
+    pub rebuild: bool,
+    pub progress: Progress,
+    pub stop: Stop,
+}
+
+/// Set by Ctrl-C and SIGTERM; stages look at it between records, batches and files, and never after their commit.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicU8>);
+
+impl Stop {
+    /// The flag that a signal handler sets to the number of the signal.
+    pub fn flag(&self) -> Arc<AtomicU8> {
+        Arc::clone(&self.0)
+    }
+
+    /// Fails once a signal has come.
+    pub fn check(&self) -> Result<(), Fault> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            2 => Err(Fault::Interrupted),
+            _ => Err(Fault::Terminated),
+        }
+    }
+}
+
+/// What a stage did: printed as one JSON line with `--json`, and as a sentence without.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Summary {
+    pub stage: String,
+    pub batch: String,
+    /// done, nothing_to_do or sealed.
+    pub status: String,
+    /// Rows of each table that the stage's newest manifest names.
+    pub rows: BTreeMap<String, u64>,
+    /// Path of the manifest in the lake.
+    pub manifest: String,
+    pub run_id: String,
+    pub seconds: f64,
+    /// Counts worth telling, such as files read, records rejected, rows dropped by reason.
+    pub counts: BTreeMap<String, u64>,
+    pub warnings: Vec<String>,
+}

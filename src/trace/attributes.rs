@@ -1,0 +1,229 @@
+//! Flat attributes of a span, between the container that reads them and the convention that understands them.
+
+use std::borrow::Cow;
+
+/// One attribute value. Arrays and maps are kept as compact JSON text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value<'a> {
+    Null,
+    Str(Cow<'a, str>),
+    Int(i64),
+    Double(f64),
+    Bool(bool),
+    /// Base64, as OTLP JSON writes bytes.
+    Bytes(Cow<'a, str>),
+    /// An array or a map.
+    Json(Cow<'a, str>),
+}
+
+/// Attributes of one span, sorted by key. Conventions `take` what they put into typed fields; the rest becomes the column
+/// `attributes`.
+#[derive(Debug, Clone, Default)]
+pub struct Attributes<'a> {
+    entries: Vec<(Cow<'a, str>, Option<Value<'a>>)>,
+}
+
+impl<'a> Attributes<'a> {
+    /// Of two entries with one key the later wins, as it does in OpenTelemetry SDKs.
+    pub fn new(mut entries: Vec<(Cow<'a, str>, Value<'a>)>) -> Self {
+        entries.reverse();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        entries.dedup_by(|later, kept| later.0 == kept.0);
+        Self { entries: entries.into_iter().map(|(key, value)| (key, Some(value))).collect() }
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value<'a>> {
+        self.entries[self.position(key)?].1.as_ref()
+    }
+
+    /// Removes and returns a value: only for what goes whole into a typed field.
+    pub fn take(&mut self, key: &str) -> Option<Value<'a>> {
+        let position = self.position(key)?;
+        self.entries[position].1.take()
+    }
+
+    pub fn contains(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The text of a string value.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.get(key)? {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Removes a string value, or anything else as its text (numbers in decimal, arrays and maps as JSON).
+    pub fn take_text(&mut self, key: &str) -> Option<String> {
+        self.take(key)?.into_text()
+    }
+
+    /// Removes an integer, also one that was written as a string or as a whole double.
+    pub fn take_int(&mut self, key: &str) -> Option<i64> {
+        let number = self.get(key)?.as_int()?;
+        self.take(key);
+        Some(number)
+    }
+
+    /// Removes a number, also one that was written as a string.
+    pub fn take_double(&mut self, key: &str) -> Option<f64> {
+        let number = self.get(key)?.as_double()?;
+        self.take(key);
+        Some(number)
+    }
+
+    pub fn take_bool(&mut self, key: &str) -> Option<bool> {
+        let flag = self.get(key)?.as_bool()?;
+        self.take(key);
+        Some(flag)
+    }
+
+    /// Values that are left, with keys that begin with `prefix`, in the order of their keys (text order: `.10` comes before `.9`).
+    pub fn with_prefix<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s str, &'s Value<'a>)> + 's {
+        let start = self.entries.partition_point(|(key, _)| key.as_ref() < prefix);
+        self.entries[start..]
+            .iter()
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .filter_map(|(key, value)| Some((key.as_ref(), value.as_ref()?)))
+    }
+
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.with_prefix(prefix).next().is_some()
+    }
+
+    /// Removes and returns every value whose key begins with `prefix`, keys shortened by it.
+    pub fn take_prefix(&mut self, prefix: &str) -> Vec<(String, Value<'a>)> {
+        let start = self.entries.partition_point(|(key, _)| key.as_ref() < prefix);
+        self.entries[start..]
+            .iter_mut()
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .filter_map(|(key, value)| Some((key[prefix.len()..].to_owned(), value.take()?)))
+            .collect()
+    }
+
+    /// Values that are left, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
+        self.entries.iter().filter_map(|(key, value)| Some((key.as_ref(), value.as_ref()?)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// What is left, as a JSON object; `None` where nothing is.
+    pub fn to_json(&self) -> Option<String> {
+        let mut json = String::from("{");
+        for (key, value) in self.iter() {
+            if json.len() > 1 {
+                json.push(',');
+            }
+            push_json_string(&mut json, key);
+            json.push(':');
+            value.push_json(&mut json);
+        }
+        if json.len() == 1 {
+            return None;
+        }
+        json.push('}');
+        Some(json)
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        self.entries.binary_search_by(|(entry, _)| entry.as_ref().cmp(key)).ok()
+    }
+}
+
+impl<'a> Value<'a> {
+    pub fn as_text(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Value::Null => return None,
+            Value::Str(text) | Value::Bytes(text) | Value::Json(text) => Cow::Borrowed(text.as_ref()),
+            Value::Int(number) => Cow::Owned(number.to_string()),
+            Value::Double(number) => Cow::Owned(number.to_string()),
+            Value::Bool(flag) => Cow::Borrowed(if *flag { "true" } else { "false" }),
+        })
+    }
+
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Value::Str(text) | Value::Bytes(text) | Value::Json(text) => Some(text.into_owned()),
+            other => other.as_text().map(Cow::into_owned),
+        }
+    }
+
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Value::Int(number) => Some(*number),
+            Value::Double(number) if number.fract() == 0.0 && number.abs() < 9.0e15 => Some(*number as i64),
+            Value::Str(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub fn as_double(&self) -> Option<f64> {
+        match self {
+            Value::Int(number) => Some(*number as f64),
+            Value::Double(number) => Some(*number),
+            Value::Str(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Value::Bool(flag) => Some(*flag),
+            Value::Str(text) if text.eq_ignore_ascii_case("true") => Some(true),
+            Value::Str(text) if text.eq_ignore_ascii_case("false") => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Appends the value as JSON. Doubles that JSON cannot hold become strings (`"NaN"`).
+    pub fn push_json(&self, json: &mut String) {
+        match self {
+            Value::Null => json.push_str("null"),
+            Value::Str(text) | Value::Bytes(text) => push_json_string(json, text),
+            Value::Json(text) => json.push_str(text),
+            Value::Int(number) => json.push_str(&number.to_string()),
+            Value::Bool(flag) => json.push_str(if *flag { "true" } else { "false" }),
+            Value::Double(number) => match serde_json::Number::from_f64(*number) {
+                Some(number) => json.push_str(&number.to_string()),
+                None => push_json_string(json, &number.to_string()),
+            },
+        }
+    }
+}
+
+/// Appends a string as a JSON string, quotes included.
+pub fn push_json_string(json: &mut String, text: &str) {
+    json.push_str(&serde_json::to_string(text).expect("a str is always valid JSON text"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes() -> Attributes<'static> {
+        Attributes::new(vec![
+            ("b.10.role".into(), Value::Str("user".into())),
+            ("a".into(), Value::Int(1)),
+            ("b.9.role".into(), Value::Str("system".into())),
+            ("a".into(), Value::Int(2)),
+            ("c".into(), Value::Double(f64::NAN)),
+        ])
+    }
+
+    #[test]
+    fn later_value_of_a_key_wins() {
+        assert_eq!(attributes().get("a"), Some(&Value::Int(2)));
+    }
+
+    #[test]
+    fn taken_values_are_not_in_the_rest() {
+        let mut attributes = attributes();
+        assert_eq!(attributes.take_prefix("b.").len(), 2);
+        assert_eq!(attributes.take_int("a"), Some(2));
+        assert_eq!(attributes.to_json().as_deref(), Some(r#"{"c":"NaN"}"#));
+    }
+}

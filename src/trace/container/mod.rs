@@ -1,0 +1,1 @@
+//! Containers: where a span's fields are in a file.

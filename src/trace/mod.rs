@@ -1,0 +1,15 @@
+//! Trace files into spans. No lake, no SQL, no async: plain functions on bytes, so that it builds (and is fuzzed) alone.
+//!
+//! ```text
+//! bytes ─ read (frames, lines) ─► record ─ container ─► RawSpan ─ convention ─► Span ─ resolve ─► rows of `spans`
+//! ```
+//!
+//! A *container* says where a span's fields are (OTLP JSON, OTLP protobuf, LangSmith runs, ...). A *convention* says what its
+//! attributes mean (OpenTelemetry GenAI, OpenInference, Traceloop, ...). A new convention is one small file.
+
+pub mod attributes;
+pub mod container;
+pub mod convention;
+pub mod message;
+pub mod resolve;
+pub mod span;

@@ -9,5 +9,7 @@ pub mod lake;
 #[cfg(feature = "lake")]
 pub mod progress;
 #[cfg(feature = "lake")]
+pub mod schema;
+#[cfg(feature = "lake")]
 pub mod stage;
 pub mod trace;

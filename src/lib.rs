@@ -1,6 +1,10 @@
 //! Fulgurite: reinforcement learning for any AI agent, from the trace files it leaves behind.
 
 #[cfg(feature = "lake")]
+pub mod cli;
+#[cfg(feature = "lake")]
+pub mod commands;
+#[cfg(feature = "lake")]
 pub mod config;
 #[cfg(feature = "lake")]
 pub mod exit;

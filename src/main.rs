@@ -1,1 +1,37 @@
-fn main() {}
+//! The command `fulgurite`: parses, dispatches, prints the error chain once, sets the exit code.
+
+use std::process::ExitCode;
+
+use fulgurite::{cli, exit};
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    let reporter = cli.reporter();
+    match cli::run(cli) {
+        Ok(code) => ExitCode::from(code),
+        // The reader of our output went away (`| head`): it has what it wanted.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = exit::code_of(&error);
+            print_chain(&error);
+            if let Err(error) = reporter.failed(&error, code) {
+                print_chain(&error);
+            }
+            ExitCode::from(code as u8)
+        }
+    }
+}
+
+fn print_chain(error: &anyhow::Error) {
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because {cause}");
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -59,3 +59,19 @@ pub struct Summary {
     pub counts: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
 }
+
+/// One sentence for the person who watches.
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Summary { stage, batch, status, .. } = self;
+        match status.as_str() {
+            "nothing_to_do" => return write!(f, "{stage} {batch}: nothing to do, it is fresh"),
+            "sealed" => return write!(f, "{stage} {batch}: sealed, left as it is (`--rebuild` redoes it)"),
+            _ => write!(f, "{stage} {batch}: done in {:.1} s", self.seconds)?,
+        }
+        for (what, count) in self.rows.iter().chain(&self.counts) {
+            write!(f, ", {count} {what}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! The command line: flags as data, one arm of dispatch a subcommand, and what a caller gets back.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::commands;
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::progress::Progress;
+use crate::stage::{Stop, Summary};
+
+/// Reinforcement learning for any AI agent, from the trace files it leaves behind.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fulgurite",
+    version,
+    disable_help_subcommand = true,
+    before_help = "Examples:
+  fulgurite config --format toml > pipeline.toml    every key, with its meaning and default
+  fulgurite doctor                                  what this machine lacks"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every subcommand understands.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Globals {
+    /// The lake: a directory, or a URL (file://, s3://, gs://, az://)
+    #[arg(long, global = true, value_name = "URL")]
+    pub lake: Option<String>,
+    /// The batch: a day of traces (2026-11-22) or an iteration of a loop (iter-0003)
+    #[arg(long, global = true, value_name = "ID")]
+    pub batch: Option<String>,
+    /// Pipeline file (TOML); user SQL is looked for beside it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub pipeline: Option<PathBuf>,
+    /// Override one key of the pipeline file; may be given again
+    #[arg(long = "set", global = true, value_name = "STAGE.KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Threads for everything; 0 takes every core
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Redo a stage even where it is fresh or sealed
+    #[arg(long, global = true)]
+    pub rebuild: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// One line of JSON on stdout, last of all
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Write that JSON to a file as well (a Kubernetes pod's XCom)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub summary_out: Option<PathBuf>,
+    /// Exit with N where nothing was to do (Airflow skips on 99)
+    #[arg(long, global = true, value_name = "N")]
+    pub skip_exit_code: Option<u8>,
+    /// Print warnings and errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every key of the pipeline file, with type, default and meaning
+    #[command(before_help = "Example:
+  fulgurite config --format toml > pipeline.toml")]
+    Config {
+        #[arg(long, value_enum, default_value_t = commands::config::Format::Text)]
+        format: commands::config::Format,
+    },
+    /// What this machine has and lacks
+    #[command(before_help = "Example:
+  fulgurite doctor")]
+    Doctor,
+    /// The completion script of a shell
+    #[command(before_help = "Example:
+  fulgurite completions bash > ~/.local/share/bash-completion/completions/fulgurite")]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// The man page, in roff
+    #[command(before_help = "Example:
+  fulgurite man | man -l -")]
+    Man {
+        /// Page of one subcommand instead of the whole
+        subcommand: Option<String>,
+    },
+}
+
+/// Examples come first: they are what most readers of a help page look for.
+const HELP: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}\n";
+
+/// The command line as clap sees it, for parsing, completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command().help_template(HELP).mut_subcommands(|subcommand| subcommand.help_template(HELP))
+}
+
+/// Parses the process's arguments; prints help, version or the wrong flag and exits (0 or 2) where that is all there is to do.
+pub fn parse() -> Cli {
+    Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// Does what was asked. Returns the exit code of success: 0, or `--skip-exit-code` where nothing was to do.
+pub fn run(cli: Cli) -> Result<u8> {
+    let Cli { globals, command } = cli;
+    match command {
+        Command::Config { format } => commands::config::run(&globals.config()?, format)?,
+        Command::Doctor => commands::doctor::run(globals.json)?,
+        Command::Completions { shell } => commands::shell::completions(self::command(), shell)?,
+        Command::Man { subcommand } => commands::shell::man(self::command(), subcommand.as_deref())?,
+    }
+    Ok(ExitCode::Done as u8)
+}
+
+impl Cli {
+    /// Tells the caller how it ended, also where the work fails.
+    pub fn reporter(&self) -> Reporter {
+        Reporter { globals: self.globals.clone() }
+    }
+}
+
+impl Globals {
+    /// The pipeline file with `--set` and `--threads` applied.
+    fn config(&self) -> Result<Config> {
+        let mut config = Config::load(self.pipeline.as_deref(), &self.settings)?;
+        config.threads = self.threads.unwrap_or(config.threads);
+        Ok(config)
+    }
+}
+
+/// Tells the caller how a stage ended: a sentence on stderr, with `--json` one line on stdout, with `--summary-out` a file.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    globals: Globals,
+}
+
+impl Reporter {
+    /// Reports a stage that came to its end. Returns the exit code.
+    pub fn finished(&self, progress: &Progress, summary: &Summary) -> Result<u8> {
+        progress.clear();
+        for warning in &summary.warnings {
+            progress.warning(warning);
+        }
+        progress.message(summary.to_string());
+        self.write(&serde_json::to_string(summary).context("the summary cannot be written as JSON")?)?;
+        match self.globals.skip_exit_code {
+            Some(code) if summary.status == "nothing_to_do" => Ok(code),
+            _ => Ok(ExitCode::Done as u8),
+        }
+    }
+
+    /// Reports an error, for callers that read the summary instead of stderr.
+    pub fn failed(&self, error: &anyhow::Error, code: ExitCode) -> Result<()> {
+        let summary = serde_json::json!({
+            "status": "failed",
+            "batch": self.globals.batch,
+            "error": {
+                "exit_code": code as u8,
+                "message": format!("{error:#}"),
+                "try_again": matches!(code, ExitCode::TryAgain | ExitCode::Interrupted | ExitCode::Terminated),
+            },
+        });
+        self.write(&summary.to_string())
+    }
+
+    fn write(&self, line: &str) -> Result<()> {
+        if let Some(path) = &self.globals.summary_out {
+            std::fs::write(path, format!("{line}\n"))
+                .with_context(|| format!("cannot write the summary to `{}`", path.display()))?;
+        }
+        if self.globals.json {
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets `stop` when Ctrl-C or SIGTERM comes, so that the stage cleans up and ends; a second signal ends the process at once.
+pub fn install_signals(stop: &Stop) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let flag = stop.flag();
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            let before = flag.swap(signal as u8, std::sync::atomic::Ordering::Relaxed);
+            if before != 0 {
+                std::process::exit(128 + signal);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

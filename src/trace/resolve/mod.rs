@@ -1,12 +1,28 @@
 //! What needs trees, links, lists or JSON, found over all the spans of a rollout at once: from spans to rows of the table `spans`.
 //!
 //! Two passes. The first shows every span to a [`Joiner`], which finds the rollouts. The second hands the spans of complete rollouts,
-//! in any order, to [`resolve`].
+//! in any order, to [`resolve`], which for each rollout:
+//!
+//! ```text
+//! merge   records of one span, log events into their calls      nested  what was recorded twice
+//! tree    parents, depth, total order                           tools   who asked for a tool, what came back
+//! agent   who acted                                             rows    the columns, with llm and status
+//! ```
 
+mod agent;
 mod join;
+mod llm;
+mod merge;
+mod nested;
 mod row;
+mod rows;
+mod status;
+mod tools;
+mod tree;
 
-pub use join::{Components, Joiner};
+use std::collections::BTreeMap;
+
+pub use join::{Components, Joiner, RolloutSource};
 pub use row::{Evidence, Row, ToolStatus};
 
 use super::span::{Origin, Span};
@@ -31,6 +47,43 @@ impl Unresolved {
     }
 }
 
+/// One span of a rollout, with what was found out about it. Indices are places in the rollout's list of nodes.
+#[derive(Debug)]
+struct Node {
+    span: Span,
+    /// Unique in the rollout.
+    id: String,
+    parent: Option<usize>,
+    /// Ancestors present in the rollout.
+    depth: usize,
+    /// The node that is kept for the same event.
+    dedup_of: Option<usize>,
+    /// Agents from the outermost to the one that acted.
+    agents: Vec<String>,
+    /// Tools: the request that this answers.
+    asked: Option<tools::Asked>,
+    /// Tools: what the next LLM call was told.
+    answer: Option<tools::Answer>,
+    /// LLM calls: requests that no span answers.
+    unseen: Vec<tools::Unseen>,
+}
+
+impl Node {
+    fn new(span: Span) -> Self {
+        Self {
+            id: span.span_id.clone(),
+            span,
+            parent: None,
+            depth: 0,
+            dedup_of: None,
+            agents: Vec::new(),
+            asked: None,
+            answer: None,
+            unseen: Vec::new(),
+        }
+    }
+}
+
 /// Rows of the spans of complete rollouts: all spans of the same `components.key`, of one or more keys.
 ///
 /// Pure: the result depends on the set of spans, not on their order. Sorted by rollout_id, seq.
@@ -38,10 +91,50 @@ impl Unresolved {
 /// * `components`: from a `Joiner` that saw every span of the input.
 /// * `files`: paths or URLs as given to ingest, by `Origin::file`.
 pub fn resolve(
-    _spans: Vec<Span>,
-    _components: &Components,
-    _files: &[String],
+    spans: Vec<Span>,
+    components: &Components,
+    files: &[String],
     _options: &ResolveOptions,
 ) -> (Vec<Row>, Vec<(Origin, Unresolved)>) {
-    (Vec::new(), Vec::new())
+    let mut rollouts: BTreeMap<Box<str>, (RolloutSource, Vec<Span>)> = BTreeMap::new();
+    for span in spans {
+        let (rollout, source) =
+            components.rollout(&span).unwrap_or_else(|| (lonely_rollout(&span, files), RolloutSource::Record));
+        rollouts.entry(rollout).or_insert_with(|| (source, Vec::new())).1.push(span);
+    }
+    let mut rows = Vec::new();
+    let mut unresolved = Vec::new();
+    for (rollout, (source, mut spans)) in rollouts {
+        drop_impossible_ends(&mut spans, &mut unresolved);
+        let mut nodes = merge::records(spans);
+        merge::events(&mut nodes);
+        tree::link(&mut nodes);
+        tree::sort(&mut nodes);
+        merge::requests(&mut nodes);
+        nested::mark(&mut nodes);
+        agent::name(&mut nodes);
+        tools::connect(&mut nodes);
+        tree::sort(&mut nodes);
+        rows::build(&rollout, source, nodes, &mut rows);
+    }
+    (rows, unresolved)
+}
+
+/// A record that belongs to no known rollout stands for itself, under the name of the place where it was read.
+fn lonely_rollout(span: &Span, files: &[String]) -> Box<str> {
+    let file = files.get(span.origin.file as usize).map_or("", String::as_str);
+    format!("{file}:{}", span.origin.line).into()
+}
+
+/// An end before the start says nothing about the end; the start keeps the span in its place.
+fn drop_impossible_ends(spans: &mut [Span], unresolved: &mut Vec<(Origin, Unresolved)>) {
+    for span in spans {
+        if let (Some(start), Some(end)) = (span.start_ns, span.end_ns)
+            && end < start
+        {
+            span.end_ns = None;
+            let early_ns = start.saturating_sub(end);
+            unresolved.push((span.origin, Unresolved::NegativeDuration { span_id: span.span_id.clone(), early_ns }));
+        }
+    }
 }

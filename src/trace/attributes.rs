@@ -102,6 +102,16 @@ impl<'a> Attributes<'a> {
             .collect()
     }
 
+    /// Gives every value whose key begins with `prefix` to `place`, key shortened by it; what `place` gives back stays.
+    pub fn drain_prefix(&mut self, prefix: &str, mut place: impl FnMut(&str, Value<'a>) -> Option<Value<'a>>) {
+        let start = self.entries.partition_point(|(key, _)| key.as_ref() < prefix);
+        for (key, value) in self.entries[start..].iter_mut().take_while(|(key, _)| key.starts_with(prefix)) {
+            if let Some(taken) = value.take() {
+                *value = place(&key[prefix.len()..], taken);
+            }
+        }
+    }
+
     /// Values that are left, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
         self.entries.iter().filter_map(|(key, value)| Some((key.as_ref(), value.as_ref()?)))
@@ -197,7 +207,32 @@ impl<'a> Value<'a> {
 
 /// Appends a string as a JSON string, quotes included.
 pub fn push_json_string(json: &mut String, text: &str) {
-    json.push_str(&serde_json::to_string(text).expect("a str is always valid JSON text"));
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    json.reserve(text.len() + 2);
+    json.push('"');
+    let mut copied = 0;
+    for (at, &byte) in text.as_bytes().iter().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0x08 => "\\b",
+            0x0c => "\\f",
+            0..0x20 => "\\u00",
+            _ => continue,
+        };
+        json.push_str(&text[copied..at]);
+        json.push_str(escape);
+        if escape.len() == 4 {
+            json.push(char::from(HEX[usize::from(byte >> 4)]));
+            json.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+        copied = at + 1;
+    }
+    json.push_str(&text[copied..]);
+    json.push('"');
 }
 
 #[cfg(test)]
@@ -217,6 +252,14 @@ mod tests {
     #[test]
     fn later_value_of_a_key_wins() {
         assert_eq!(attributes().get("a"), Some(&Value::Int(2)));
+    }
+
+    #[test]
+    fn strings_are_escaped_as_json_says() {
+        let text: String = (0u8..0x80).map(char::from).chain("äé\u{1f600}".chars()).collect();
+        let mut json = String::new();
+        push_json_string(&mut json, &text);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 
     #[test]

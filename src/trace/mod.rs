@@ -11,5 +11,6 @@ pub mod attributes;
 pub mod container;
 pub mod convention;
 pub mod message;
+pub mod reject;
 pub mod resolve;
 pub mod span;

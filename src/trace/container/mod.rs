@@ -1,1 +1,71 @@
-//! Containers: where a span's fields are in a file.
+//! Containers: where a format keeps the fields of its spans. One file a container; a record's format is found by its keys.
+
+pub mod ids;
+mod keys;
+mod otlp;
+pub mod otlp_json;
+pub mod otlp_proto;
+
+pub use keys::Keys;
+
+use super::reject::{Reject, bounded_raw};
+use super::span::{Origin, Span};
+
+/// What a user can tell the readers.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Attribute keys that hold the task id, best first, before every key that the readers know.
+    pub task_id_keys: Vec<String>,
+}
+
+/// Where readers put what they find.
+#[derive(Debug, Default)]
+pub struct Sink {
+    pub spans: Vec<Span>,
+    pub rejects: Vec<RejectedRecord>,
+}
+
+/// A record, or a part of one, that could not be used.
+#[derive(Debug)]
+pub struct RejectedRecord {
+    pub origin: Origin,
+    /// Length of the whole record or part.
+    pub size_bytes: u64,
+    pub reject: Reject,
+    /// At most 64 KiB of it.
+    pub raw: String,
+}
+
+impl Sink {
+    /// Sets a record, or a part of one, aside.
+    pub fn reject(&mut self, origin: Origin, reject: Reject, raw: &[u8]) {
+        self.rejects.push(RejectedRecord { origin, size_bytes: raw.len() as u64, reject, raw: bounded_raw(raw) });
+    }
+}
+
+/// Reads one record of JSON text (a line, or one top-level value of a document).
+///
+/// An unusable part of a record goes to `sink.rejects`, and its usable parts to `sink.spans`. `Err` means that nothing of the
+/// record was used; the caller sets the whole record aside.
+pub fn read_json(record: &[u8], origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
+    let text = std::str::from_utf8(record).map_err(|error| Reject::Utf8 { offset: error.valid_up_to() })?;
+    let keys = Keys::of(text);
+    if otlp_json::recognises(&keys) {
+        return otlp_json::read(text, &keys, origin, options, sink);
+    }
+    Err(unknown_format(text, &keys))
+}
+
+/// Reads one OTLP protobuf message: `TracesData` or `ExportTraceServiceRequest`, `LogsData` or `ExportLogsServiceRequest`.
+/// `Err` as in [`read_json`].
+pub fn read_proto(message: &[u8], origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
+    otlp_proto::read(message, origin, options, sink)
+}
+
+fn unknown_format(text: &str, keys: &Keys<'_>) -> Reject {
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Err(error) => keys::syntax_reject(text, error),
+        Ok(_) if keys::depth(text) > super::reject::MAX_DEPTH => Reject::TooDeep,
+        Ok(_) => Reject::UnknownFormat { keys: keys.summary() },
+    }
+}

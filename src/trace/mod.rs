@@ -10,7 +10,9 @@
 pub mod attributes;
 pub mod container;
 pub mod convention;
+pub mod detect;
 pub mod message;
 pub mod reject;
 pub mod resolve;
 pub mod span;
+pub mod split;

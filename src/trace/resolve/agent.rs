@@ -1,35 +1,30 @@
 //! Which agent (role) acted in every span (rule 7.7).
 
-use super::{Node, tree};
-use crate::trace::span::Kind;
+use std::sync::Arc;
 
-/// Agents on a path, at most.
-const MAX_DEPTH: usize = 64;
+use super::{Node, tree};
+use crate::trace::span::{Kind, Span};
+
+/// Agents on a path, at most, so that a chain of thousands of agents costs no more than a crowd of them.
+const MAX_DEPTH: usize = 16;
 
 /// Fills the agent and its path: from the nearest agent above, unless the span says better whom it ran under.
 pub(super) fn name(nodes: &mut [Node]) {
     for index in tree::top_down(nodes) {
-        let mut path: Vec<String> = match nodes[index].parent {
-            Some(parent) => nodes[parent].agents.clone(),
-            None => Vec::new(),
-        };
-        let identity = &nodes[index].span.identity;
-        let is_agent = matches!(nodes[index].span.kind, Kind::Agent | Kind::Setup);
-        let own = identity
-            .agent
-            .as_deref()
-            .filter(|_| is_agent || nodes[index].parent.is_none() && nodes[index].span.kind != Kind::Handoff);
+        let above = nodes[index].parent.map(|parent| Arc::clone(&nodes[parent].agents)).unwrap_or_default();
+        let Span { identity, kind, .. } = &nodes[index].span;
+        let is_agent = matches!(kind, Kind::Agent | Kind::Setup);
+        let own = identity.agent.as_deref().filter(|_| is_agent);
         let named = identity.agent_hint.as_deref().or(own).map(clean).filter(|name| !name.is_empty());
-        if let Some(name) = named {
-            // A span that ran under an agent further up stands below that one: the spans between are its graph's nodes.
-            // Bounded, so that a chain of thousands of agents costs no more than a line of them.
-            path.truncate(MAX_DEPTH - 1);
-            match path.iter().position(|above| above == name) {
-                Some(position) => path.truncate(position + 1),
-                None => path.push(name.to_owned()),
+        nodes[index].agents = match named {
+            Some(name) if above.last().is_none_or(|last| last != name) => {
+                // Agents above one of the same name are its own; the spans between are nodes of its graph.
+                let known = above.iter().position(|above| above == name).unwrap_or(above.len());
+                let path = above[..known.min(MAX_DEPTH - 1)].iter().cloned();
+                Arc::new(path.chain([name.to_owned()]).collect())
             }
-        }
-        nodes[index].agents = path;
+            _ => above,
+        };
     }
 }
 

@@ -17,10 +17,13 @@ mod nested;
 mod row;
 mod rows;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tools;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use join::{Components, Joiner, RolloutSource};
 pub use row::{Evidence, Row, ToolStatus};
@@ -59,7 +62,7 @@ struct Node {
     /// The node that is kept for the same event.
     dedup_of: Option<usize>,
     /// Agents from the outermost to the one that acted.
-    agents: Vec<String>,
+    agents: Arc<Vec<String>>,
     /// Tools: the request that this answers.
     asked: Option<tools::Asked>,
     /// Tools: what the next LLM call was told.
@@ -76,7 +79,7 @@ impl Node {
             parent: None,
             depth: 0,
             dedup_of: None,
-            agents: Vec::new(),
+            agents: Arc::default(),
             asked: None,
             answer: None,
             unseen: Vec::new(),

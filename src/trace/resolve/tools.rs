@@ -1,11 +1,12 @@
 //! Which LLM call asked for each tool call, and the tool calls that only messages know of.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Node;
 use super::status::{arguments_hash, is_handoff_tool};
 use crate::trace::message::{Message, Role};
-use crate::trace::span::Kind;
+use crate::trace::span::{Kind, Status};
 
 /// How many later LLM calls are searched for a tool's result, and how many earlier requests for the one that a tool span answers.
 /// Parallel agents interleave, so that the next call is not always the asker's.
@@ -193,16 +194,16 @@ fn take(request: &mut Request, source: &'static str) -> Asked {
 
 /// By turn: where responses are not recorded, the agent's latest call before the tool is its asker.
 fn by_turn(nodes: &mut [Node], tools: &[usize], calls: &[usize]) {
-    let mut latest: HashMap<Vec<String>, usize> = HashMap::new();
+    let mut latest: HashMap<Arc<Vec<String>>, usize> = HashMap::new();
     let mut calls = calls.iter().copied().peekable();
     let mut asked_of: HashMap<usize, usize> = HashMap::new();
     for tool in tools {
         while let Some(call) = calls.next_if(|call| call < tool) {
-            latest.insert(nodes[call].agents.clone(), call);
+            latest.insert(Arc::clone(&nodes[call].agents), call);
         }
         let Some(call) = latest.get(&nodes[*tool].agents).copied() else { continue };
         let silent = nodes[call].span.llm.as_ref().is_none_or(|llm| llm.choices.is_empty());
-        if nodes[*tool].asked.is_none() && silent && nodes[call].span.status != crate::trace::span::Status::Error {
+        if nodes[*tool].asked.is_none() && silent && nodes[call].span.status != Status::Error {
             let position = asked_of.entry(call).or_default();
             nodes[*tool].asked = Some(Asked { call, position: *position, source: "order", arguments: None, tool_call_id: None });
             *position += 1;

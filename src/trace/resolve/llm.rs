@@ -5,99 +5,27 @@ use serde_json::value::RawValue;
 
 use super::status::short_hash;
 use crate::trace::message::{Message, Role};
-use crate::trace::span::{Choice, Llm, ToolOffer};
+use crate::trace::span::{Choice, Llm};
 
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => "tool",
-    }
-}
-
-#[derive(Serialize)]
-struct MessageJson<'a> {
-    role: &'static str,
-    content: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refusal: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<ToolCallJson<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tool_call_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    is_error: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parts: Option<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct ToolCallJson<'a> {
-    id: Option<&'a str>,
-    name: &'a str,
-    arguments: &'a str,
-}
-
-#[derive(Serialize)]
-struct ToolJson<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<&'a RawValue>,
-}
-
-/// Messages as the column `input_messages` holds them.
-pub(super) fn messages_json<'a>(messages: impl IntoIterator<Item = &'a Message>) -> String {
-    let messages: Vec<MessageJson> = messages
-        .into_iter()
-        .map(|message| MessageJson {
-            role: role_name(message.role),
-            content: message.content.as_deref(),
-            name: message.name.as_deref(),
-            reasoning: message.reasoning.as_deref(),
-            refusal: message.refusal.as_deref(),
-            tool_calls: message
-                .tool_calls
-                .iter()
-                .map(|call| ToolCallJson { id: call.id.as_deref(), name: &call.name, arguments: &call.arguments })
-                .collect(),
-            tool_call_id: message.tool_call_id.as_deref(),
-            is_error: message.is_error,
-            parts: message.parts_json.as_deref().and_then(raw),
-        })
-        .collect();
-    to_json(&messages)
-}
-
-/// The tools offered, `None` where the source could not say.
+/// The tools offered as the column `tools` holds them, `None` where the source could not say.
 pub(super) fn tools_json(llm: &Llm) -> Option<String> {
+    #[derive(Serialize)]
+    struct Tool<'a> {
+        name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        description: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        parameters: Option<&'a RawValue>,
+    }
     if llm.tools.is_empty() && !llm.tools_known {
         return None;
     }
-    let tool = |tool: &'_ ToolOffer| -> Option<String> {
-        let json = ToolJson {
-            name: &tool.name,
-            description: tool.description.as_deref(),
-            parameters: tool.parameters.as_deref().and_then(raw),
-        };
-        Some(to_json(&json))
-    };
-    let tools: Vec<String> = llm.tools.iter().filter_map(tool).collect();
-    Some(format!("[{}]", tools.join(",")))
-}
-
-fn raw(text: &str) -> Option<&RawValue> {
-    serde_json::from_str(text).ok()
-}
-
-fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("strings, flags and JSON texts are always valid JSON")
+    let tools = llm.tools.iter().map(|tool| Tool {
+        name: &tool.name,
+        description: tool.description.as_deref(),
+        parameters: tool.parameters.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+    });
+    Some(serde_json::to_string(&tools.collect::<Vec<_>>()).expect("strings and JSON texts are always valid JSON"))
 }
 
 /// One of stop, length, tool_calls, content_filter and error where the reason is known to mean that, else as recorded.
@@ -144,7 +72,7 @@ fn hash_messages<'a>(messages: impl IntoIterator<Item = &'a Message>) -> String 
         bytes.extend_from_slice(text.as_bytes());
     };
     for message in messages {
-        field(role_name(message.role));
+        field(message.role.as_str());
         field(message.content.as_deref().unwrap_or_default());
         for call in &message.tool_calls {
             field(&call.name);

@@ -7,6 +7,7 @@ use super::row::Row;
 use super::status::{Clues, arguments_hash, is_empty_result, judge, valid_arguments};
 use super::tools::Unseen;
 use super::{Node, llm};
+use crate::trace::message::messages_to_json;
 use crate::trace::span::{Kind, Link, Llm, Reward, RewardTarget, TaskIdSource};
 
 /// Appends the rows of one rollout. `nodes` must be in their order.
@@ -189,7 +190,7 @@ fn request_half(row: &mut Row, llm: &Llm) {
     row.max_tokens = llm.max_tokens;
     row.tools = llm::tools_json(llm);
     if !llm.input.is_empty() {
-        row.input_messages = Some(llm::messages_json(&llm.input));
+        row.input_messages = Some(messages_to_json(&llm.input));
     }
     row.observation_hash = llm::observation_hash(&llm.input);
     row.prompt_hash = llm::prompt_hash(llm);
@@ -198,7 +199,7 @@ fn request_half(row: &mut Row, llm: &Llm) {
 fn choice_columns(row: &mut Row, llm: &Llm, index: usize) {
     let Some(choice) = llm.choices.get(index) else { return };
     row.choice_index = i32::try_from(index).ok();
-    row.output_messages = Some(llm::messages_json([&choice.message]));
+    row.output_messages = Some(messages_to_json(std::slice::from_ref(&choice.message)));
     row.finish_reason = choice.finish_reason.as_deref().map(llm::finish_reason);
     row.refusal = Some(llm::refuses(choice));
     row.response_empty = llm::is_empty(choice);

@@ -12,6 +12,8 @@ pub mod container;
 pub mod convention;
 pub mod detect;
 pub mod message;
+pub mod object;
+pub mod openai;
 pub mod reject;
 pub mod resolve;
 pub mod span;

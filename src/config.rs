@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::derive::DeriveConfig;
+use crate::engine::{EngineConfig, PipelineConfig};
 use crate::exit::Fault;
 
 /// Everything that a pipeline file can say.
@@ -21,6 +23,9 @@ pub struct Config {
     /// Folder of the pipeline file, where a user's own SQL files are looked for. Set by `load`, never read from the file.
     #[serde(skip)]
     pub folder: Option<PathBuf>,
+    pub pipeline: PipelineConfig,
+    pub engine: EngineConfig,
+    pub derive: DeriveConfig,
 }
 
 impl Config {

@@ -7,6 +7,10 @@ pub mod commands;
 #[cfg(feature = "lake")]
 pub mod config;
 #[cfg(feature = "lake")]
+pub mod derive;
+#[cfg(feature = "lake")]
+pub mod engine;
+#[cfg(feature = "lake")]
 pub mod exit;
 #[cfg(feature = "lake")]
 pub mod lake;

@@ -115,7 +115,8 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.arrow), columns.collect::<Result<_>>()?)?)
     }
 
-    fn parse(sql: &str) -> Result<Table> {
+    /// Reads one `create table` with its comments.
+    pub fn parse(sql: &str) -> Result<Table> {
         let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
         let [Statement::CreateTable(create)] = statements.as_slice() else { bail!("a schema file holds one `create table`") };
         let name = create.name.0.last().and_then(|part| part.as_ident()).context("table without a name")?.value.clone();

@@ -18,6 +18,8 @@ pub struct Context {
     pub config: Config,
     /// Redo the stage even where it is fresh or sealed.
     pub rebuild: bool,
+    /// Say what would run and why, and change nothing.
+    pub dry_run: bool,
     pub progress: Progress,
     pub stop: Stop,
 }
@@ -47,7 +49,7 @@ impl Stop {
 pub struct Summary {
     pub stage: String,
     pub batch: String,
-    /// done, nothing_to_do or sealed.
+    /// done, nothing_to_do, sealed or, where nothing was to be changed, would_run.
     pub status: String,
     /// Rows of each table that the stage's newest manifest names.
     pub rows: BTreeMap<String, u64>,

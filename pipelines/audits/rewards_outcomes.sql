@@ -1,0 +1,10 @@
+-- audits/rewards_outcomes: a rollout has at most one outcome of each dimension.
+--
+-- reads   rewards
+-- audits  rewards
+
+select rollout_id, name, count(*) as outcomes
+from rewards
+where is_outcome
+group by rollout_id, name
+having count(*) > 1

@@ -1,0 +1,342 @@
+//! One run of a stage made of SQL files, from the manifests that it reads to the one that it commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, Schema};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::common::TableReference;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::MemTable;
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::logical_expr::expr::Sort;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::prelude::{DataFrame, SessionContext, ident};
+use datafusion::scalar::ScalarValue;
+use serde_json::Value;
+
+use super::relation::{Relation, in_order};
+use super::sql_file::{SqlFile, SqlFiles};
+use super::statement::{check_columns, check_grain, plan as plan_file, wrong};
+use super::{builtin, session, write};
+use crate::exit::Fault;
+use crate::lake::{DataFile, Freshness, Lineage, Manifest, Run};
+use crate::schema::{self, Table};
+use crate::stage::{Context, Stop, Summary};
+
+/// The relation whose rows (name, value) become `Summary::counts`: what a stage has to tell about its run.
+const COUNTS: &str = "counts";
+
+/// Rows of a failed audit that the message shows.
+const SHOWN_ROWS: usize = 10;
+
+/// A stage made of SQL files.
+#[derive(Debug, Clone)]
+pub struct SqlStage {
+    /// As in the headers of `schemas/`: the stage writes every table that is made by it.
+    pub name: &'static str,
+    /// Stages whose tables of the same batch are read.
+    pub inputs: Vec<StageInput>,
+    /// The files that run, in any order. Each writes a table of the stage, a relation that another file reads, or `counts`.
+    pub files: Vec<SqlFile>,
+    /// Audits of the stage's tables: each must return no row.
+    pub audits: Vec<SqlFile>,
+    /// Small tables made from the configuration, by name.
+    pub relations: Vec<(&'static str, RecordBatch)>,
+    /// Values of the files' `$parameters`, without the `$`.
+    pub params: BTreeMap<String, ScalarValue>,
+    /// The stage's configuration; a change makes it stale.
+    pub config: Value,
+}
+
+/// A stage that another reads.
+#[derive(Debug, Clone, Copy)]
+pub struct StageInput {
+    pub stage: &'static str,
+    /// Whether it has to have run; the tables of one that has not are empty.
+    pub required: bool,
+}
+
+impl StageInput {
+    pub fn required(stage: &'static str) -> StageInput {
+        StageInput { stage, required: true }
+    }
+
+    pub fn optional(stage: &'static str) -> StageInput {
+        StageInput { stage, required: false }
+    }
+}
+
+/// Audits of every table that a stage writes.
+pub fn audits_of(stage: &str, files: &SqlFiles) -> Vec<SqlFile> {
+    schema::tables_of(stage).into_iter().flat_map(|table| files.audits(table)).collect()
+}
+
+/// Whether the stage has to run, and why. Changes nothing.
+pub async fn freshness(context: &Context, stage: &SqlStage) -> Result<Freshness> {
+    let inputs = inputs(context, stage).await?;
+    let newest = context.lake.manifest(stage.name, &context.batch).await?;
+    Ok(lineage(stage, &inputs)?.freshness(newest.as_ref()))
+}
+
+/// Runs the stage where it is stale, and commits its tables.
+///
+/// Every file is checked before the first one runs. Errors: `Fault::Usage` for a SQL file that is not what its header says or an input
+/// that is not there; `Fault::Failed` where rows break the schema, the grain or an audit. Nothing is committed then.
+pub async fn run(context: &Context, stage: SqlStage) -> Result<Summary> {
+    let started = Instant::now();
+    let run = context.lake.begin(stage.name, &context.batch).await?;
+    let inputs = inputs(context, &stage).await?;
+    let lineage = lineage(&stage, &inputs)?;
+    let freshness = lineage.freshness(run.previous());
+    if let Some(status) = nothing_to_do(&freshness).filter(|_| !context.rebuild) {
+        let manifest = run.previous().context("a stage that is fresh has a manifest")?;
+        return Ok(summary(context, &stage, status, manifest, started));
+    }
+    let session = session(&context.config, &context.lake)?;
+    register_inputs(&session, &stage, &inputs)?;
+    let relations = relations(&stage)?;
+    let reads = check(&session, &stage, &relations).await?;
+    if context.dry_run {
+        let mut would = Summary { stage: stage.name.to_owned(), batch: context.batch.clone(), ..Summary::default() };
+        would.status = "would_run".to_owned();
+        context.progress.message(format!("{} would run: {}", stage.name, why(&freshness, context.rebuild)));
+        return Ok(would);
+    }
+
+    let counts = execute(context, &session, &stage, &relations, &reads, &run).await?;
+    audit(&session, &stage, &context.stop).await?;
+    context.stop.check()?;
+    let manifest = run.commit(lineage, counts).await?;
+    Ok(summary(context, &stage, "done", &manifest, started))
+}
+
+/// The status of a stage that stands.
+fn nothing_to_do(freshness: &Freshness) -> Option<&'static str> {
+    match freshness {
+        Freshness::Fresh => Some("nothing_to_do"),
+        Freshness::Sealed(_) => Some("sealed"),
+        Freshness::Missing | Freshness::Stale(_) => None,
+    }
+}
+
+/// Why a stage runs, as words after a colon.
+fn why(freshness: &Freshness, rebuild: bool) -> String {
+    match freshness {
+        _ if rebuild => "`--rebuild` asks for it".to_owned(),
+        Freshness::Missing => "it has not run on this batch".to_owned(),
+        other => other.reasons().join("; "),
+    }
+}
+
+/// The newest manifest of every stage that is read, where there is one.
+async fn inputs(context: &Context, stage: &SqlStage) -> Result<Vec<(StageInput, Option<Manifest>)>> {
+    let mut manifests = Vec::new();
+    for input in &stage.inputs {
+        let manifest = context.lake.manifest(input.stage, &context.batch).await?;
+        if manifest.is_none() && input.required {
+            let message = format!(
+                "`{}` reads what `{}` makes, which has not run on batch `{}`; run `fulgurite {}` on it first",
+                stage.name, input.stage, context.batch, input.stage
+            );
+            return Err(Fault::Usage(message).into());
+        }
+        manifests.push((*input, manifest));
+    }
+    Ok(manifests)
+}
+
+/// Tables and relations that some file or audit of the stage reads.
+fn names_read(stage: &SqlStage) -> BTreeSet<&str> {
+    stage.files.iter().chain(&stage.audits).flat_map(|file| file.header.reads.iter().map(String::as_str)).collect()
+}
+
+fn lineage(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> Result<Lineage> {
+    let read = names_read(stage);
+    let mut lineage = Lineage::new(stage.name, stage.config.clone())?;
+    for (input, manifest) in inputs {
+        let tables: Vec<&str> = schema::tables_of(input.stage).into_iter().filter(|table| read.contains(table)).collect();
+        if let Some(manifest) = manifest
+            && !tables.is_empty()
+        {
+            lineage.inputs.push(manifest.input(&tables)?);
+        }
+    }
+    lineage.sql = stage.files.iter().chain(&stage.audits).map(|file| (file.name.clone(), file.hash())).collect();
+    Ok(lineage)
+}
+
+/// The tables of other stages and those made from the configuration.
+fn register_inputs(session: &SessionContext, stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> Result<()> {
+    for (input, manifest) in inputs {
+        for name in schema::tables_of(input.stage) {
+            let files = manifest.as_ref().and_then(|manifest| manifest.tables.get(name)).map(|entry| entry.files.as_slice());
+            register(session, schema::table(name)?, files.unwrap_or_default())?;
+        }
+    }
+    for (name, rows) in &stage.relations {
+        session.register_table(*name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?))?;
+    }
+    Ok(())
+}
+
+fn register(session: &SessionContext, table: &Table, files: &[DataFile]) -> Result<()> {
+    let provider = session::lake_table(table, files)?;
+    session.deregister_table(quoted(&table.doc.name))?;
+    session.register_table(quoted(&table.doc.name), provider)?;
+    Ok(())
+}
+
+/// A table's name as a reference that is taken letter by letter.
+fn quoted(name: &str) -> TableReference {
+    TableReference::bare(name.to_owned())
+}
+
+fn relations(stage: &SqlStage) -> Result<Vec<Relation>> {
+    let mut known: BTreeSet<String> = stage.relations.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for input in &stage.inputs {
+        known.extend(schema::tables_of(input.stage).into_iter().map(str::to_owned));
+    }
+    let mut wanted = schema::tables_of(stage.name);
+    if stage.files.iter().any(|file| file.header.writes == COUNTS) {
+        wanted.push(COUNTS);
+    }
+    in_order(&stage.files, &known, &wanted)
+}
+
+/// Plans every file, which checks it, and counts how often each relation is read.
+async fn check(session: &SessionContext, stage: &SqlStage, relations: &[Relation]) -> Result<BTreeMap<String, usize>> {
+    let mut reads = BTreeMap::new();
+    for relation in relations {
+        let plan = union(session, stage, relation).await?;
+        plan.apply(|node| {
+            if let LogicalPlan::TableScan(scan) = node {
+                *reads.entry(scan.table_name.table().to_owned()).or_default() += 1;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let view = DataFrame::new(session.state(), plan).into_view();
+        session.register_table(quoted(&relation.name), view)?;
+    }
+    for file in &stage.audits {
+        plan_file(session, file, &stage.params).await?;
+    }
+    Ok(reads)
+}
+
+/// The rows of all files that write a relation, one file under the other.
+async fn union(session: &SessionContext, stage: &SqlStage, relation: &Relation) -> Result<LogicalPlan> {
+    let mut target: Option<Arc<Schema>> = builtin::schema_of(&relation.name)?;
+    let mut all: Option<LogicalPlan> = None;
+    for file in &relation.files {
+        let plan = plan_file(session, file, &stage.params).await?;
+        let schema = target.get_or_insert_with(|| Arc::new(plan.schema().as_arrow().clone()));
+        check_columns(file, &plan, schema)?;
+        check_grain(file, schema)?;
+        let columns = schema.fields().iter().map(|field| ident(field.name()));
+        let plan = LogicalPlanBuilder::from(plan).project(columns)?.build().map_err(|error| wrong(file, &error))?;
+        all = Some(match all {
+            None => plan,
+            Some(others) => LogicalPlanBuilder::from(others).union(plan)?.build().map_err(|error| wrong(file, &error))?,
+        });
+    }
+    all.with_context(|| format!("no file writes `{}`", relation.name))
+}
+
+/// Runs the files in order and writes the stage's tables. Returns the counts.
+async fn execute(
+    context: &Context,
+    session: &SessionContext,
+    stage: &SqlStage,
+    relations: &[Relation],
+    reads: &BTreeMap<String, usize>,
+    run: &Run,
+) -> Result<BTreeMap<String, u64>> {
+    let temporary = match &context.config.engine.spill {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let temporary = temporary.context("cannot make a temporary directory for the relations")?;
+    let mut counts = BTreeMap::new();
+    for relation in relations {
+        session.deregister_table(quoted(&relation.name))?;
+    }
+    let tables = schema::tables_of(stage.name);
+    let bar = context.progress.bar(stage.name, relations.len() as u64);
+    for relation in relations {
+        let plan = union(session, stage, relation).await?;
+        let rows = DataFrame::new(session.state(), plan);
+        let name = relation.name.as_str();
+        if tables.contains(&name) {
+            let table = schema::table(name)?;
+            let order = table.doc.sorted_by.iter().map(|column| Sort::new(ident(column), true, false)).collect();
+            let grain = &relation.files[0].header.grain;
+            let files = write::table(rows.sort(order)?, table, grain, run, &context.stop).await;
+            let files = files.with_context(|| failed_in(relation))?;
+            register(session, table, &files)?;
+        } else if name == COUNTS {
+            counts = read_counts(rows).await.with_context(|| failed_in(relation))?;
+        } else if reads.get(name).copied().unwrap_or_default() > 1 {
+            let schema = Arc::new(rows.schema().as_arrow().clone());
+            let files =
+                write::temporary(rows, temporary.path(), name, &context.stop).await.with_context(|| failed_in(relation))?;
+            let urls = files.iter().map(|path| ListingTableUrl::parse(path.to_string_lossy())).collect::<Result<_, _>>()?;
+            session.register_table(quoted(name), session::listing(schema, urls, &[])?)?;
+        } else {
+            session.register_table(quoted(name), rows.into_view())?;
+        }
+        bar.inc(1);
+    }
+    Ok(counts)
+}
+
+fn failed_in(relation: &Relation) -> String {
+    let files: Vec<String> = relation.files.iter().map(|file| format!("`{}`", file.shown())).collect();
+    format!("cannot write `{}` with {}", relation.name, files.join(", "))
+}
+
+async fn read_counts(rows: DataFrame) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    for batch in rows.collect().await? {
+        let (names, values) = (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
+        for (name, value) in names.iter().zip(values) {
+            counts.insert(name.unwrap_or_default().to_owned(), u64::try_from(value.unwrap_or_default()).unwrap_or_default());
+        }
+    }
+    Ok(counts)
+}
+
+/// Runs every audit of the stage's tables. `Fault::Failed` shows the first rows that should not be there.
+async fn audit(session: &SessionContext, stage: &SqlStage, stop: &Stop) -> Result<()> {
+    for file in &stage.audits {
+        stop.check()?;
+        let plan = plan_file(session, file, &stage.params).await?;
+        let rows = DataFrame::new(session.state(), plan).limit(0, Some(SHOWN_ROWS))?.collect().await;
+        let rows = rows.map_err(|error| wrong(file, &error))?;
+        if rows.iter().any(|batch| batch.num_rows() > 0) {
+            let table = file.header.audits.as_deref().unwrap_or_default();
+            let shown = pretty_format_batches(&rows)?;
+            let message =
+                format!("`{table}` fails the audit `{}`: {}\n{shown}\nnothing was committed", file.shown(), file.header.about);
+            return Err(Fault::Failed(message).into());
+        }
+    }
+    Ok(())
+}
+
+fn summary(context: &Context, stage: &SqlStage, status: &str, manifest: &Manifest, started: Instant) -> Summary {
+    Summary {
+        stage: stage.name.to_owned(),
+        batch: context.batch.clone(),
+        status: status.to_owned(),
+        rows: manifest.tables.iter().map(|(name, entry)| (name.clone(), entry.rows)).collect(),
+        manifest: manifest.path(),
+        run_id: manifest.run_id.clone(),
+        seconds: started.elapsed().as_secs_f64(),
+        counts: manifest.counts.clone(),
+        warnings: Vec::new(),
+    }
+}

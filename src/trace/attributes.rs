@@ -1,6 +1,13 @@
 //! Flat attributes of a span, between the container that reads them and the convention that understands them.
 
 use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::message::text::{compact, string};
 
 /// One attribute value. Arrays and maps are kept as compact JSON text.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +37,54 @@ impl<'a> Attributes<'a> {
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries.dedup_by(|later, kept| later.0 == kept.0);
         Self { entries: entries.into_iter().map(|(key, value)| (key, Some(value))).collect() }
+    }
+
+    /// The members of a JSON object: strings decoded, numbers and booleans as such, arrays and objects as their text. Members
+    /// that are null are left out: they say nothing.
+    ///
+    /// # Errors
+    /// The text is not JSON, or no object.
+    pub fn from_json(json: &'a str) -> Result<Self, serde_json::Error> {
+        let mut source = serde_json::Deserializer::from_str(json);
+        let entries = source.deserialize_map(Members)?;
+        source.end()?;
+        Ok(Self::new(entries))
+    }
+
+    /// The members of a value that is an object, or a string that holds one; empty for anything else.
+    pub fn of_object(value: Option<&'a Value<'_>>) -> Self {
+        value.and_then(Value::object_text).and_then(|json| Self::from_json(json).ok()).unwrap_or_default()
+    }
+
+    /// Removes a value that is an object, or a string that holds one; anything else stays. See [`Attributes::of_object`].
+    pub fn take_object(&mut self, key: &str) -> Option<Value<'a>> {
+        self.get(key)?.object_text()?;
+        self.take(key)
+    }
+
+    /// Sets a value, in place of the one that the key has.
+    pub fn put(&mut self, key: impl Into<Cow<'a, str>>, value: Value<'a>) {
+        let key = key.into();
+        match self.entries.binary_search_by(|(entry, _)| entry.cmp(&key)) {
+            Ok(at) => self.entries[at].1 = Some(value),
+            Err(at) => self.entries.insert(at, (key, Some(value))),
+        }
+    }
+
+    /// Adds the values of keys that are not here.
+    pub fn fill_from(&mut self, other: &Attributes<'a>) {
+        for (key, value) in other.iter() {
+            if !self.contains(key) {
+                self.put(key.to_owned(), value.clone());
+            }
+        }
+    }
+
+    /// Puts what is left of an object back under its key; nothing where nothing is left.
+    pub fn put_rest(&mut self, key: &'static str, rest: &Attributes<'_>) {
+        if let Some(json) = rest.to_json() {
+            self.put(key, Value::Json(Cow::Owned(json)));
+        }
     }
 
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
@@ -145,6 +200,39 @@ impl<'a> Attributes<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// A JSON value: a string decoded, a number that fits or a boolean as such, anything else as compact JSON text.
+    pub fn from_json(json: &'a str) -> Self {
+        match json.as_bytes().first() {
+            Some(b'"') => string(json).map_or(Value::Null, Value::Str),
+            Some(b't') => Value::Bool(true),
+            Some(b'f') => Value::Bool(false),
+            Some(b'n') | None => Value::Null,
+            Some(b'{' | b'[') => Value::Json(compact(json)),
+            Some(_) => match (json.parse(), json.parse()) {
+                (Ok(number), _) => Value::Int(number),
+                (_, Ok(number)) if json.contains(['.', 'e', 'E']) => Value::Double(number),
+                _ => Value::Json(Cow::Borrowed(json)),
+            },
+        }
+    }
+
+    /// The text of an object, or of a string that holds one.
+    fn object_text(&self) -> Option<&str> {
+        match self {
+            Value::Json(text) | Value::Str(text) if text.starts_with('{') && text.ends_with('}') => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The JSON text of each element of an array, or of a string that holds one; empty for anything else.
+    pub fn elements(&self) -> Vec<&str> {
+        match self {
+            Value::Json(text) | Value::Str(text) if text.starts_with('[') => serde_json::from_str::<Vec<&RawValue>>(text)
+                .map_or_else(|_| Vec::new(), |items| items.into_iter().map(RawValue::get).collect()),
+            _ => Vec::new(),
+        }
+    }
+
     pub fn as_text(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Value::Null => return None,
@@ -205,6 +293,31 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Reads a JSON object without a copy of what it holds.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(Cow<'de, str>, Value<'de>)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        let mut members = Vec::with_capacity(32);
+        while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+            match Value::from_json(value.get()) {
+                Value::Null => {}
+                value => members.push((key, value)),
+            }
+        }
+        Ok(members)
+    }
+}
+
 /// Appends a string as a JSON string, quotes included.
 pub fn push_json_string(json: &mut String, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -260,6 +373,24 @@ mod tests {
         let mut json = String::new();
         push_json_string(&mut json, &text);
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
+
+    #[test]
+    fn json_objects_become_attributes() {
+        let json =
+            r#"{"s":"a\"b","i":-3,"d":1.50,"t":true,"n":null,"o":{"x": [1, 2]},"big":18446744073709551615,"o2":"{\"y\": 1}"}"#;
+        let mut attributes = Attributes::from_json(json).unwrap();
+        assert_eq!(attributes.text("s"), Some("a\"b"));
+        assert_eq!(attributes.take_int("i"), Some(-3));
+        assert_eq!(attributes.take_double("d"), Some(1.5));
+        assert!(!attributes.contains("n"));
+        assert_eq!(attributes.take_object("s"), None);
+        let inner = attributes.take_object("o2");
+        assert_eq!(Attributes::of_object(inner.as_ref()).take_int("y"), Some(1));
+        let inner = attributes.take_object("o");
+        assert_eq!(Attributes::of_object(inner.as_ref()).get("x").unwrap().elements(), ["1", "2"]);
+        assert_eq!(attributes.to_json().as_deref(), Some(r#"{"big":18446744073709551615,"s":"a\"b","t":true}"#));
+        assert!(Attributes::from_json("[]").is_err() && Attributes::from_json("{} {}").is_err());
     }
 
     #[test]

@@ -18,3 +18,4 @@ pub mod reject;
 pub mod resolve;
 pub mod span;
 pub mod split;
+pub mod time;

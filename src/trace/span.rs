@@ -99,6 +99,11 @@ pub struct Span {
     pub attributes_json: Option<String>,
     /// JSON object of the resource's attributes.
     pub resource_json: Option<String>,
+
+    /// The record itself, where it says only part of what the source knows about the span: one message of LangSmith's wire
+    /// stream. The other fields are filled as far as this part goes, and `trace_id` may be missing.
+    /// `container::langsmith::complete` makes one whole span of all the parts with one `span_id`.
+    pub part_json: Option<Box<str>>,
 }
 
 /// What a span says about who and what it belongs to.
@@ -224,6 +229,9 @@ pub struct Reward {
     pub primary: bool,
     /// Stated to be about the whole rollout.
     pub is_final: bool,
+    /// A mean over rewards that may be recorded one by one elsewhere (LangSmith's `feedback_stats`):
+    /// `container::langsmith::complete` drops it where they are.
+    pub aggregate: bool,
     pub target: Option<RewardTarget>,
 }
 

@@ -69,6 +69,11 @@ impl<'a> Keys<'a> {
         self.rest(key).map(Keys::of).unwrap_or_default()
     }
 
+    /// The keys of the first element of a value that is an array.
+    pub fn first_of(&self, key: &str) -> Keys<'a> {
+        self.rest(key).and_then(|rest| rest.strip_prefix('[')).map(Keys::of).unwrap_or_default()
+    }
+
     /// The first keys, for a message.
     pub fn summary(&self) -> String {
         const SHOWN_KEYS: usize = 8;

@@ -1,10 +1,16 @@
 //! Containers: where a format keeps the fields of its spans. One file a container; a record's format is found by its keys.
 
+pub mod agent_lightning;
+pub mod agent_lightning_v1;
+pub mod chat;
 pub mod ids;
 mod keys;
+mod metadata;
+pub mod openai_agents;
 mod otlp;
 pub mod otlp_json;
 pub mod otlp_proto;
+mod record;
 
 pub use keys::Keys;
 
@@ -52,6 +58,18 @@ pub fn read_json(record: &[u8], origin: Origin, options: &ReadOptions, sink: &mu
     let keys = Keys::of(text);
     if otlp_json::recognises(&keys) {
         return otlp_json::read(text, &keys, origin, options, sink);
+    }
+    if agent_lightning_v1::recognises(&keys) {
+        return agent_lightning_v1::read(text, origin, options, sink);
+    }
+    if agent_lightning::recognises(&keys) {
+        return agent_lightning::read(text, origin, options, sink);
+    }
+    if openai_agents::recognises(&keys) {
+        return openai_agents::read(text, origin, options, sink);
+    }
+    if chat::recognises(&keys) {
+        return chat::read(text, origin, options, sink);
     }
     Err(unknown_format(text, &keys))
 }

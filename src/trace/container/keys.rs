@@ -101,6 +101,15 @@ pub fn syntax_reject(text: &str, error: serde_json::Error) -> Reject {
     if error.is_eof() { Reject::Truncated } else { Reject::Json(error) }
 }
 
+/// The reject for text that could not be read as a `container`: too deep or broken where that was the reason, else of another
+/// shape than it should be.
+pub fn parse_reject(text: &str, container: &'static str, error: serde_json::Error) -> Reject {
+    match syntax_reject(text, error) {
+        Reject::Json(source) if source.is_data() => Reject::Shape { container, source },
+        other => other,
+    }
+}
+
 /// How many arrays and objects are open at the deepest place. Never recurses.
 pub fn depth(text: &str) -> usize {
     let bytes = text.as_bytes();
@@ -124,7 +133,7 @@ pub fn depth(text: &str) -> usize {
 }
 
 /// Position of the quote that ends a string whose content begins at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(super) fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
         if bytes[at] == b'"' {

@@ -5,6 +5,7 @@ pub mod agent_lightning_v1;
 pub mod chat;
 pub mod ids;
 mod keys;
+mod mend;
 mod metadata;
 pub mod openai_agents;
 mod otlp;
@@ -55,6 +56,16 @@ impl Sink {
 /// record was used; the caller sets the whole record aside.
 pub fn read_json(record: &[u8], origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
     let text = std::str::from_utf8(record).map_err(|error| Reject::Utf8 { offset: error.valid_up_to() })?;
+    match read_text(text, origin, options, sink) {
+        Err(Reject::Json(error)) => match mend::mend(text) {
+            Some(mended) => read_text(&mended, origin, options, sink),
+            None => Err(Reject::Json(error)),
+        },
+        read => read,
+    }
+}
+
+fn read_text(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
     let keys = Keys::of(text);
     if otlp_json::recognises(&keys) {
         return otlp_json::read(text, &keys, origin, options, sink);

@@ -119,23 +119,4 @@ pub(super) fn map_json<'v, 'a: 'v>(entries: impl Iterator<Item = (&'v str, &'v V
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn status_codes_have_many_names() {
-        for name in ["STATUS_CODE_ERROR", "ERROR", "Error", "StatusCode.ERROR", "2"] {
-            assert_eq!(status_of_name(name), Some(Status::Error), "{name}");
-        }
-        assert_eq!(status_of_name("STATUS_CODE_UNSET"), Some(Status::Unset));
-        assert_eq!(status_of_name("STATUS_CODE_MAYBE"), None);
-        assert_eq!(status_of_number(7), None);
-    }
-
-    #[test]
-    fn precision_is_read_off_the_trailing_zeros() {
-        assert_eq!(precision_ns(1_795_363_527_493_000_000), 1_000_000);
-        assert_eq!(precision_ns(1_795_361_944_797_248_000), 1_000);
-        assert_eq!(precision_ns(1_795_361_944_878_046_976), 1);
-    }
-}
+mod tests;

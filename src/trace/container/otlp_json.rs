@@ -42,9 +42,12 @@ pub fn read(text: &str, keys: &Keys<'_>, origin: Origin, options: &ReadOptions, 
         Ok(resources) => {
             let spans_before = sink.spans.len();
             let rejects_before = sink.rejects.len();
-            let walked = walk(resources, origin, &mut |item, surroundings, origin| match item {
-                Item::Span(span) => Ok(convention::interpret(raw_span(span, surroundings, origin)?, options, sink)),
-                Item::Log(log) => Ok(convention::interpret_log(raw_log(log, surroundings, origin), options, sink)),
+            let walked = walk(resources, origin, |item, surroundings, origin| match item {
+                Item::Span(span) => raw_span(span, surroundings, origin).map(|span| convention::interpret(span, options, sink)),
+                Item::Log(log) => {
+                    convention::interpret_log(raw_log(log, surroundings, origin), options, sink);
+                    Ok(())
+                }
             });
             if walked.is_ok() {
                 return Ok(());
@@ -60,11 +63,8 @@ pub fn read(text: &str, keys: &Keys<'_>, origin: Origin, options: &ReadOptions, 
 
 /// The slow way, for records of which something is wrong: each span is parsed alone, so that the others survive.
 fn read_apart(text: &str, wrapped: bool, origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
-    let resources = parse::<&RawValue, &RawValue>(text, wrapped).map_err(|error| match error.is_data() {
-        true => Reject::Shape { container: "OTLP", source: error },
-        false => keys::syntax_reject(text, error),
-    })?;
-    walk(resources, origin, &mut |item, surroundings, origin| {
+    let resources = parse::<&RawValue, &RawValue>(text, wrapped).map_err(|error| keys::parse_reject(text, "OTLP", error))?;
+    walk(resources, origin, |item, surroundings, origin| {
         let (raw, read) = match item {
             Item::Span(raw) => (
                 raw,
@@ -86,7 +86,7 @@ fn read_apart(text: &str, wrapped: bool, origin: Origin, options: &ReadOptions, 
 }
 
 fn field_of<'a, T: Deserialize<'a>>(raw: &'a RawValue, container: &'static str) -> Result<T, Reject> {
-    serde_json::from_str(raw.get()).map_err(|source| Reject::Shape { container, source })
+    serde_json::from_str(raw.get()).map_err(|error| keys::parse_reject(raw.get(), container, error))
 }
 
 fn parse<'a, S: Deserialize<'a>, L: Deserialize<'a>>(
@@ -110,7 +110,7 @@ enum Item<S, L> {
 fn walk<'a, S, L>(
     resources: Vec<Resource<'a, S, L>>,
     mut origin: Origin,
-    visit: &mut dyn FnMut(Item<S, L>, &Surroundings<'a>, Origin) -> Result<(), Reject>,
+    mut visit: impl FnMut(Item<S, L>, &Surroundings<'a>, Origin) -> Result<(), Reject>,
 ) -> Result<(), Reject> {
     for Resource { resource, scope_spans, scope_logs } in resources {
         let mut surroundings = Surroundings::of_resource(resource.unwrap_or_default().attributes.0);

@@ -25,7 +25,7 @@ pub fn read(message: &[u8], mut origin: Origin, options: &ReadOptions, sink: &mu
         Ok(traces) if !traces.resource_spans.is_empty() => traces,
         Ok(_) => return Err(Reject::MissingField { field: "resource_spans" }),
         Err(error) => {
-            let logs = LogsData::decode(message).map_err(|_| Reject::Protobuf(error))?;
+            let Some(logs) = LogsData::decode(message).ok().filter(has_sound_ids) else { return Err(Reject::Protobuf(error)) };
             read_logs(logs, origin, options, sink);
             return Ok(());
         }
@@ -44,6 +44,14 @@ pub fn read(message: &[u8], mut origin: Origin, options: &ReadOptions, sink: &mu
         }
     }
     Ok(())
+}
+
+/// Whether what was decoded as log records is some: a broken message of spans may decode as well, with attributes for ids.
+fn has_sound_ids(logs: &LogsData) -> bool {
+    let scopes = logs.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
+    scopes
+        .flat_map(|scope| &scope.log_records)
+        .all(|log| matches!(log.trace_id.len(), 0 | 16) && matches!(log.span_id.len(), 0 | 8))
 }
 
 fn read_logs(logs: LogsData, mut origin: Origin, options: &ReadOptions, sink: &mut Sink) {

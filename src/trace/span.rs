@@ -276,6 +276,8 @@ pub enum Format {
     #[default]
     OtlpJson,
     OtlpProto,
+    /// Spans as OpenTelemetry's Python SDK prints them.
+    OtelConsole,
     AgentLightning,
     AgentLightningV1,
     OpenAiAgents,
@@ -300,7 +302,7 @@ pub enum Convention {
 }
 
 names!(Format {
-    OtlpJson = "otlp_json", OtlpProto = "otlp_proto", AgentLightning = "agent_lightning",
+    OtlpJson = "otlp_json", OtlpProto = "otlp_proto", OtelConsole = "otel_console", AgentLightning = "agent_lightning",
     AgentLightningV1 = "agent_lightning_v1", OpenAiAgents = "openai_agents", LangSmith = "langsmith", Chat = "chat",
 });
 names!(Convention {

@@ -8,6 +8,7 @@ mod keys;
 mod mend;
 mod metadata;
 pub mod openai_agents;
+pub mod otel_console;
 mod otlp;
 pub mod otlp_json;
 pub mod otlp_proto;
@@ -69,6 +70,9 @@ fn read_text(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink)
     let keys = Keys::of(text);
     if otlp_json::recognises(&keys) {
         return otlp_json::read(text, &keys, origin, options, sink);
+    }
+    if otel_console::recognises(&keys) {
+        return otel_console::read(text, origin, options, sink);
     }
     if agent_lightning_v1::recognises(&keys) {
         return agent_lightning_v1::read(text, origin, options, sink);

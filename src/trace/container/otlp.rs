@@ -17,8 +17,7 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
-    pub fn of_resource(attributes: Vec<(Cow<'a, str>, Value<'a>)>) -> Self {
-        let attributes = Attributes::new(attributes);
+    pub fn of_resource(attributes: &Attributes<'_>) -> Self {
         Self {
             service_name: attributes.text("service.name").map(str::to_owned),
             resource_json: attributes.to_json(),

@@ -113,7 +113,7 @@ fn walk<'a, S, L>(
     mut visit: impl FnMut(Item<S, L>, &Surroundings<'a>, Origin) -> Result<(), Reject>,
 ) -> Result<(), Reject> {
     for Resource { resource, scope_spans, scope_logs } in resources {
-        let mut surroundings = Surroundings::of_resource(resource.unwrap_or_default().attributes.0);
+        let mut surroundings = Surroundings::of_resource(&Attributes::new(resource.unwrap_or_default().attributes.0));
         for scope in scope_spans.0.into_iter().chain(scope_logs.0) {
             let fields = scope.scope.unwrap_or_default();
             surroundings.enter_scope(fields.name.map(|name| name.0), fields.version.map(|text| text.0), fields.attributes.0);

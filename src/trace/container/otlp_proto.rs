@@ -68,7 +68,7 @@ fn read_logs(logs: LogsData, mut origin: Origin, options: &ReadOptions, sink: &m
 }
 
 fn surroundings(resource: Option<Resource>) -> Surroundings<'static> {
-    Surroundings::of_resource(entries(resource.unwrap_or_default().attributes))
+    Surroundings::of_resource(&Attributes::new(entries(resource.unwrap_or_default().attributes)))
 }
 
 fn enter_scope(surroundings: &mut Surroundings<'static>, scope: Option<InstrumentationScope>) {

@@ -7,18 +7,22 @@ use std::ops::Range;
 pub enum Piece {
     /// A whole record: bytes of the text, and newlines before it.
     Record { range: Range<usize>, line: u64 },
-    /// Text between records that is none.
+    /// Text between records that is none; or, where it begins with `{`, a record that its writer did not finish.
     Garbage { range: Range<usize>, line: u64 },
 }
 
 /// Finds top-level values. An array at the top is looked into: its elements are the records.
 ///
-/// It counts brackets outside strings and nothing else, so that nesting costs no stack and the text may come in pieces.
+/// It counts brackets outside strings, so that nesting costs no stack and the text may come in pieces. A record that was cut off does
+/// not swallow those after it: where no JSON could go on like this (a string holds a newline, or an object begins where neither
+/// `[`, `,` nor `:` stands before it), it ends, and the next one begins.
 #[derive(Debug, Default)]
 pub struct Scanner {
     depth: usize,
     in_string: bool,
     escaped: bool,
+    /// Latest byte of the current record that is no white space and not inside a string.
+    latest: u8,
     /// Bytes of the current, incomplete record that were looked at already.
     seen: usize,
     garbage: bool,
@@ -38,6 +42,12 @@ impl Scanner {
         while at < text.len() {
             if self.in_string {
                 at = self.skip_string(text, at);
+                if self.in_string && at < text.len() {
+                    pieces.push(Piece::Garbage { range: start..at, line });
+                    self.give_up();
+                    open = false;
+                    start = at;
+                }
                 continue;
             }
             let byte = text[at];
@@ -52,6 +62,12 @@ impl Scanner {
                 start = at;
                 line += newlines(&text[counted..at]);
                 counted = at;
+            } else if byte == b'{' && !self.garbage && !matches!(self.latest, b'[' | b',' | b':') {
+                pieces.push(Piece::Garbage { range: start..at, line });
+                self.give_up();
+                open = false;
+                start = at;
+                continue;
             }
             at += 1;
             if self.garbage {
@@ -69,6 +85,9 @@ impl Scanner {
                 b'}' | b']' => self.depth = self.depth.saturating_sub(1),
                 _ => {}
             }
+            if !byte.is_ascii_whitespace() {
+                self.latest = byte;
+            }
             if self.depth == 0 {
                 pieces.push(Piece::Record { range: start..at, line });
                 open = false;
@@ -84,22 +103,31 @@ impl Scanner {
         self.seen > 0
     }
 
+    /// Forgets the current record.
+    fn give_up(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Position after the string's closing quote, or of a newline in it (then it is still open), or the end of the text.
     fn skip_string(&mut self, text: &[u8], mut at: usize) -> usize {
-        if self.escaped {
-            self.escaped = false;
-            at += 1;
-        }
         while at < text.len() {
-            match memchr::memchr2(b'"', b'\\', &text[at..]) {
-                None => return text.len(),
-                Some(found) if text[at + found] == b'"' => {
+            if self.escaped && text[at] != b'\n' {
+                self.escaped = false;
+                at += 1;
+                continue;
+            }
+            let Some(found) = memchr::memchr3(b'"', b'\\', b'\n', &text[at..]) else { return text.len() };
+            at += found;
+            match text[at] {
+                b'"' => {
                     self.in_string = false;
-                    return at + found + 1;
+                    return at + 1;
                 }
-                Some(found) => {
-                    at += found + 2;
-                    self.escaped = at > text.len();
+                b'\\' => {
+                    self.escaped = true;
+                    at += 1;
                 }
+                _ => return at,
             }
         }
         text.len()
@@ -148,6 +176,15 @@ mod tests {
         check("[]", &[], &[]);
         check("oops\n{\"a\":1}", &[("{\"a\":1}", 1)], &["oops"]);
         check("{\"a\":1", &[], &[]);
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_does_not_swallow_the_next() {
+        let next = "{\"b\":[{}]}";
+        for cut in ["{\"a\":1", "{\"a\":\"x", "{\"a\":\"x\\", "{\"a\":[{}", "{\"a\"", "{\"a\":\"x\"", "{"] {
+            check(&format!("{cut}\n{next}\n{next}"), &[(next, 1), (next, 2)], &[cut]);
+        }
+        check("{\n \"a\": [\n  1,\n{\n \"b\": {}\n}\n{}", &[("{}", 6)], &["{\n \"a\": [\n  1,\n{\n \"b\": {}\n}"]);
     }
 
     #[test]

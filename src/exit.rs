@@ -47,5 +47,22 @@ impl Fault {
 
 /// The exit code of an error: that of the first `Fault` in its chain, else `Failed`.
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
-    error.chain().find_map(|cause| cause.downcast_ref::<Fault>()).map_or(ExitCode::Failed, Fault::code)
+    // A fault attached as context is known to `anyhow` alone, one inside another error's sources only to the chain.
+    let fault = error.downcast_ref::<Fault>().or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Fault>()));
+    fault.map_or(ExitCode::Failed, Fault::code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_decides_wherever_it_stands() {
+        let alone = anyhow::Error::new(Fault::Usage("x".into()));
+        let as_cause = anyhow::Error::new(Fault::TryAgain("x".into())).context("doing this");
+        let as_context = anyhow::anyhow!("no answer").context(Fault::TryAgain("x".into())).context("doing this");
+        let none = anyhow::anyhow!("no answer").context("doing this");
+        let codes = [alone, as_cause, as_context, none].map(|error| code_of(&error));
+        assert_eq!(codes, [ExitCode::Usage, ExitCode::TryAgain, ExitCode::TryAgain, ExitCode::Failed]);
+    }
 }

@@ -1,1 +1,7 @@
 //! The integration tests: one binary, one module a subject.
+
+mod lake;
+mod lake_faults;
+mod peers;
+mod rows;
+mod tables;

@@ -33,8 +33,11 @@ impl Server {
     /// Starts a program that prints its URL as its first line.
     pub fn start(command: &mut Command) -> Server {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut url = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        said.read_line(&mut url).unwrap();
+        // Some servers end when nobody reads what they go on to say.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         assert!(!url.is_empty(), "{command:?} ended without a word");
         Server { child, url: url.trim().to_owned() }
     }

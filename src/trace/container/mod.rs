@@ -56,7 +56,10 @@ impl Sink {
 /// An unusable part of a record goes to `sink.rejects`, and its usable parts to `sink.spans`. `Err` means that nothing of the
 /// record was used; the caller sets the whole record aside.
 pub fn read_json(record: &[u8], origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
-    let text = std::str::from_utf8(record).map_err(|error| Reject::Utf8 { offset: error.valid_up_to() })?;
+    let text = std::str::from_utf8(record).map_err(|error| match error.error_len() {
+        Some(_) => Reject::Utf8 { offset: error.valid_up_to() },
+        None => Reject::Truncated,
+    })?;
     match read_text(text, origin, options, sink) {
         Err(Reject::Json(error)) => match mend::mend(text) {
             Some(mended) => read_text(&mended, origin, options, sink),

@@ -172,6 +172,38 @@ fn hostile_records_are_refused_by_name() {
 }
 
 #[test]
+fn a_record_cut_anywhere_is_truncated() {
+    let fields = json!({"name": "\u{e9}", "kind": 1, "startTimeUnixNano": "7", "status": {"code": 2}, "attributes":
+        [{"key": "k", "value": {"arrayValue": {"values": [{"boolValue": true}, {"doubleValue": -1.5e3}, {"stringValue": "\n"}]}}}]});
+    let text = request(fields);
+    only_span(&text);
+    for end in 0..text.len() {
+        assert_eq!(refused(&text.as_bytes()[..end]), "truncated", "{}", &text.as_bytes()[..end].escape_ascii());
+    }
+}
+
+proptest::proptest! {
+    /// Nothing that a writer or a disk may do to a record makes a reader panic, or leave something behind of what it refuses.
+    #[test]
+    fn damaged_records_are_read_or_refused(damage in proptest::collection::vec((0usize..400, proptest::num::u8::ANY), 0..6)) {
+        let json = request(json!({"name": "x", "attributes": [{"key": "k", "value": {"kvlistValue": {"values": [
+            {"key": "a", "value": {"intValue": "5"}}]}}}], "events": [{"name": "e"}], "links": [{"traceId": "ab"}]}));
+        let proto = b"\x0a\x1b\x12\x19\x12\x17\x12\x08\x01\x02\x03\x04\x05\x06\x07\x08\x2a\x01\x78\x4a\x08\x0a\x01k\x12\x03\x0a\x01v".to_vec();
+        for (mut record, read) in [(json.into_bytes(), read_json as fn(&[u8], Origin, &ReadOptions, &mut Sink) -> _), (proto, read_proto)] {
+            for (at, byte) in &damage {
+                let at = at % record.len();
+                record[at] = *byte;
+            }
+            let mut sink = Sink::default();
+            match read(&record, Origin::default(), &ReadOptions::default(), &mut sink) {
+                Ok(()) => {}
+                Err(_) => proptest::prop_assert!(sink.spans.is_empty() && sink.rejects.is_empty()),
+            }
+        }
+    }
+}
+
+#[test]
 fn messages_that_are_no_request_are_refused() {
     let refused = |message: &[u8]| {
         let mut sink = Sink::default();

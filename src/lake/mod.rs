@@ -28,7 +28,7 @@ mod vacuum;
 mod views;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -131,20 +131,30 @@ impl Lake {
         Ok(manifests.into_iter().flatten().collect())
     }
 
-    /// The committed files of a table, batch by batch in the order of their names; of one batch, where one is given.
-    pub async fn files(&self, table: &str, batch: Option<&str>) -> Result<Vec<BatchFiles>> {
-        let stage = &schema::table(table)?.doc.made_by;
+    /// The committed files of every table, by its name, batch by batch in the order of their names; of one batch, where one is given.
+    pub async fn tables(&self, batch: Option<&str>) -> Result<BTreeMap<String, Vec<BatchFiles>>> {
         let manifests = match batch {
-            Some(batch) => self.manifest(stage, batch).await?.into_iter().collect(),
             None => self.manifests().await?,
+            Some(batch) => {
+                let stages: BTreeSet<&str> = schema::tables().iter().map(|table| table.doc.made_by.as_str()).collect();
+                let reads = futures::stream::iter(stages.into_iter().map(|stage| self.manifest(stage, batch)));
+                reads.buffered(READS_AT_ONCE).try_filter_map(|found| async { Ok(found) }).try_collect().await?
+            }
         };
-        let of_stage = manifests.into_iter().filter(|manifest| &manifest.stage == stage);
-        Ok(of_stage
-            .filter_map(|mut manifest| {
-                let entry = manifest.tables.remove(table)?;
-                Some(BatchFiles { batch: manifest.batch, rows: entry.rows, files: entry.files })
-            })
-            .collect())
+        let mut tables: BTreeMap<String, Vec<BatchFiles>> = BTreeMap::new();
+        for manifest in manifests {
+            for (table, entry) in manifest.tables {
+                let files = BatchFiles { batch: manifest.batch.clone(), rows: entry.rows, files: entry.files };
+                tables.entry(table).or_default().push(files);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// The committed files of one table. For several, `tables` reads each manifest once.
+    pub async fn files(&self, table: &str, batch: Option<&str>) -> Result<Vec<BatchFiles>> {
+        schema::table(table)?;
+        Ok(self.tables(batch).await?.remove(table).unwrap_or_default())
     }
 
     /// Begins a run: from here on, a commit of another run is noticed. Nothing is visible to readers until `Run::commit`.

@@ -19,9 +19,10 @@ impl Lake {
     pub async fn views(&self, dialect: Dialect, batch: Option<&str>) -> Result<String> {
         let Dialect::Duckdb = dialect;
         let mut sql = String::new();
+        let tables = self.tables(batch).await?;
         for table in schema::tables() {
             let name = &table.doc.name;
-            let files = self.files(name, batch).await?.into_iter().flat_map(|batch| batch.files);
+            let files = tables.get(name).into_iter().flatten().flat_map(|batch| &batch.files);
             let files: Vec<String> = files.map(|file| Ok(quoted(&self.address(&file.path)?))).collect::<Result<_>>()?;
             if files.is_empty() {
                 writeln!(sql, "-- {name}: not written yet")?;

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a subject.
 
+mod crash;
 mod lake;
 mod lake_faults;
 mod peers;

@@ -134,6 +134,59 @@ impl<'a> Attributes<'a> {
         Some(flag)
     }
 
+    /// Puts another value in the place of one that is there; `None` removes it.
+    pub fn replace(&mut self, key: &str, value: Option<Value<'a>>) {
+        if let Some(position) = self.position(key) {
+            self.entries[position].1 = value;
+        }
+    }
+
+    /// Adds a value, or puts it in the place of the one that is there.
+    pub fn insert(&mut self, key: Cow<'a, str>, value: Value<'a>) {
+        match self.entries.binary_search_by(|(entry, _)| entry.as_ref().cmp(key.as_ref())) {
+            Ok(position) => self.entries[position].1 = Some(value),
+            Err(position) => self.entries.insert(position, (key, Some(value))),
+        }
+    }
+
+    /// Moves a value into a field that is still empty. Where the field has the same value already, the attribute goes too;
+    /// where it has another, or the value has another type, the attribute stays.
+    pub fn fill_text(&mut self, key: &str, field: &mut Option<String>) {
+        match (self.get(key), &field) {
+            (Some(value), Some(known)) if value.as_text().as_deref() == Some(known) => drop(self.take(key)),
+            (Some(_), None) => *field = self.take_text(key),
+            _ => {}
+        }
+    }
+
+    /// As `fill_text`.
+    pub fn fill_int(&mut self, key: &str, field: &mut Option<i64>) {
+        if let Some(number) = self.get(key).and_then(Value::as_int)
+            && *field.get_or_insert(number) == number
+        {
+            self.take(key);
+        }
+    }
+
+    /// As `fill_text`. A number that is not finite stays.
+    pub fn fill_double(&mut self, key: &str, field: &mut Option<f64>) {
+        if let Some(number) = self.get(key).and_then(Value::as_double)
+            && number.is_finite()
+            && *field.get_or_insert(number) == number
+        {
+            self.take(key);
+        }
+    }
+
+    /// As `fill_text`.
+    pub fn fill_bool(&mut self, key: &str, field: &mut Option<bool>) {
+        if let Some(flag) = self.get(key).and_then(Value::as_bool)
+            && *field.get_or_insert(flag) == flag
+        {
+            self.take(key);
+        }
+    }
+
     /// Values that are left, with keys that begin with `prefix`, in the order of their keys (text order: `.10` comes before `.9`).
     pub fn with_prefix<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s str, &'s Value<'a>)> + 's {
         let start = self.entries.partition_point(|(key, _)| key.as_ref() < prefix);

@@ -7,6 +7,7 @@ pub mod text;
 use serde::{Deserialize, Serialize};
 
 pub use indexed::{take_openinference, take_traceloop};
+pub(crate) use read::result_text;
 pub use read::{Stated, read_message, read_messages, read_stated};
 
 use super::attributes::push_json_string;

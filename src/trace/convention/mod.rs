@@ -1,42 +1,239 @@
 //! Conventions: what a span's attributes mean.
+//!
+//! A span may carry several at once (OpenInference beside GenAI, Traceloop on top of it). Which are there is found by a few
+//! look-ups of key prefixes; then they are read from the most specific to the most general, each filling only what is still
+//! missing. What goes whole into a typed field is taken; everything else stays in `attributes`.
+
+mod agent_lightning;
+mod agentops;
+mod autogen;
+mod envelope;
+mod genai;
+mod genai_events;
+mod identity;
+mod kind;
+mod langfuse;
+mod litellm;
+mod openinference;
+mod pydantic_ai;
+mod python;
+mod traceloop;
+mod vercel;
 
 use std::borrow::Cow;
 
 use super::attributes::{Attributes, Value, push_json_string};
 use super::container::{ReadOptions, Sink};
-use super::span::{Format, Kind, Link, Origin, Span, Status};
+use super::span::{Convention, Format, Kind, Link, Llm, Origin, Span, Status, Tool};
 
 /// Turns a span into what its attributes mean and appends it to `sink.spans`.
 pub fn interpret(mut raw: RawSpan<'_>, options: &ReadOptions, sink: &mut Sink) {
-    let _ = options;
-    let attributes = std::mem::take(&mut raw.attributes);
+    let mut attributes = std::mem::take(&mut raw.attributes);
+    let mut events = std::mem::take(&mut raw.events);
     let mut span = common(raw);
+    let present = Present::of(&attributes, &span.name);
+    let (kind, evidence) = kind::decide(&attributes, &span.name, present);
+    span.kind = kind;
+    span.kind_evidence = Some(evidence.to_owned());
+    span.convention = present.convention(&span);
+
+    identity::read(&attributes, &mut span, present, options);
+    attributes.fill_text("error.type", &mut span.error_type);
+    framework(&mut attributes, &mut span, present);
+    let exceptions = exceptions(&events);
+    if span.status == Status::Error && span.error_type.is_none() {
+        span.error_type = exceptions.first().cloned();
+    }
+    let mut llm = Llm::default();
+    if !events.is_empty() {
+        genai_events::of_span(&mut events, &mut span, &mut llm, sink);
+    }
+    match span.kind {
+        Kind::Llm => {
+            read_llm(&mut attributes, &mut llm, present);
+            span.llm = Some(Box::new(llm));
+        }
+        Kind::Tool | Kind::ToolRequest => {
+            let mut tool = Tool { exceptions, ..Tool::default() };
+            read_tool(&mut attributes, &span, &mut tool, present);
+            span.tool = Some(Box::new(tool));
+        }
+        _ => {}
+    }
+    if (present.agent_lightning || present.agentops)
+        && let Some(key) = agent_lightning::rewards(&mut attributes, &mut span, sink)
+        && matches!(span.kind, Kind::Chain | Kind::Other)
+    {
+        // A task or operation that does nothing but state a reward.
+        span.kind = Kind::Reward;
+        span.kind_evidence = Some(key.to_owned());
+    }
+    span.events_json = events_json(&events);
     span.attributes_json = attributes.to_json();
     sink.spans.push(span);
 }
 
 /// Turns a log record that carries messages or a reward into a span of kind `Message` or `Reward` and appends it to
 /// `sink.spans`. Log records that say nothing about an agent are kept as `Other`.
-pub fn interpret_log(mut raw: RawLog<'_>, options: &ReadOptions, sink: &mut Sink) {
-    let _ = options;
-    let attributes = std::mem::take(&mut raw.attributes);
-    sink.spans.push(Span {
-        origin: raw.origin,
-        format: raw.format,
-        trace_id: raw.trace_id,
-        span_id: format!("{}.{}", raw.origin.line, raw.origin.position),
-        parent_span_id: raw.span_id,
-        name: raw.event_name.unwrap_or_default().into_owned(),
-        kind: Kind::Message,
-        start_ns: raw.time_ns,
-        end_ns: raw.time_ns,
-        service_name: raw.service_name,
-        scope_name: raw.scope_name.map(Cow::into_owned),
-        scope_version: raw.scope_version.map(Cow::into_owned),
-        attributes_json: attributes.to_json(),
-        resource_json: raw.resource_json,
-        ..Span::default()
-    });
+pub fn interpret_log(raw: RawLog<'_>, options: &ReadOptions, sink: &mut Sink) {
+    let attributes = raw.attributes.clone();
+    let mut span = genai_events::log(raw, sink);
+    identity::read(&attributes, &mut span, Present::of(&attributes, ""), options);
+    sink.spans.push(span);
+}
+
+/// A call, from the most specific convention to the most general.
+fn read_llm(attributes: &mut Attributes<'_>, llm: &mut Llm, present: Present) {
+    if present.litellm {
+        litellm::llm(attributes, llm);
+    }
+    if present.openinference {
+        openinference::llm(attributes, llm);
+    }
+    if present.langfuse {
+        langfuse::llm(attributes, llm);
+    }
+    if present.vercel {
+        vercel::llm(attributes, llm);
+    }
+    if present.pydantic_ai {
+        pydantic_ai::llm(attributes, llm);
+    }
+    if present.gen_ai {
+        if present.indexed {
+            agentops::llm(attributes, llm);
+        }
+        genai::llm(attributes, llm);
+    }
+    if present.llm_request || present.indexed {
+        traceloop::llm(attributes, llm);
+    }
+    if present.agent_lightning {
+        agent_lightning::llm(attributes, llm);
+    }
+}
+
+fn read_tool(attributes: &mut Attributes<'_>, span: &Span, tool: &mut Tool, present: Present) {
+    if present.langfuse {
+        langfuse::tool(attributes, span, tool);
+    }
+    if present.vercel {
+        vercel::tool(attributes, tool);
+    }
+    if present.pydantic_ai {
+        pydantic_ai::tool(attributes, tool);
+    }
+    if present.gen_ai {
+        genai::tool(attributes, tool);
+    }
+    if present.agentops {
+        agentops::tool(attributes, tool);
+    }
+    if present.openinference {
+        openinference::tool(attributes, tool);
+    }
+    if present.traceloop {
+        traceloop::tool(attributes, tool);
+    }
+}
+
+/// What conventions say about any span: agents, sessions, scores, the framework's own status.
+fn framework(attributes: &mut Attributes<'_>, span: &mut Span, present: Present) {
+    if present.langfuse {
+        langfuse::common(attributes, span);
+    }
+    if present.openinference {
+        openinference::common(attributes, span);
+    }
+    if present.vercel {
+        vercel::common(attributes, span);
+    }
+    if present.pydantic_ai {
+        pydantic_ai::common(attributes, span);
+    }
+    if present.gen_ai {
+        genai::common(attributes, span);
+    }
+    if span.scope_name.as_deref().is_some_and(|scope| scope.starts_with("autogen")) {
+        autogen::common(attributes, span);
+    }
+    if present.agentops {
+        agentops::common(attributes, span);
+    }
+    if present.traceloop {
+        traceloop::common(attributes, span);
+    }
+}
+
+/// Which conventions a span's keys belong to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Present {
+    agent_lightning: bool,
+    agentops: bool,
+    gen_ai: bool,
+    /// `gen_ai.prompt.N.*` or `gen_ai.completion.N.*`.
+    indexed: bool,
+    langfuse: bool,
+    litellm: bool,
+    /// `llm.request.*`, of Traceloop before version 0.6.
+    llm_request: bool,
+    openinference: bool,
+    pydantic_ai: bool,
+    traceloop: bool,
+    vercel: bool,
+}
+
+impl Present {
+    fn of(attributes: &Attributes<'_>, name: &str) -> Self {
+        let has = |prefix| attributes.has_prefix(prefix);
+        let (gen_ai, llm) = (has("gen_ai."), has("llm."));
+        Self {
+            agent_lightning: has("agentlightning.")
+                || name.starts_with("agentlightning.")
+                || has("prompt_token_ids")
+                || has("response_token_ids"),
+            agentops: has("agentops."),
+            gen_ai,
+            indexed: gen_ai && (has("gen_ai.prompt.") || has("gen_ai.completion.")),
+            langfuse: has("langfuse."),
+            litellm: llm && has(litellm::PREFIX) || has("metadata.requester_custom_headers"),
+            llm_request: llm && has("llm.request."),
+            openinference: has("openinference.") || llm && has("llm.input_messages."),
+            pydantic_ai: has("pydantic_ai.") || has("logfire."),
+            traceloop: has("traceloop."),
+            vercel: has("ai."),
+        }
+    }
+
+    /// The most specific convention of a span.
+    fn convention(self, span: &Span) -> Option<Convention> {
+        let scope = span.scope_name.as_deref().unwrap_or_default();
+        [
+            (self.langfuse, Convention::Langfuse),
+            (self.litellm, Convention::LiteLlm),
+            (self.agent_lightning, Convention::AgentLightning),
+            (self.openinference, Convention::OpenInference),
+            (self.pydantic_ai || scope == "pydantic-ai", Convention::PydanticAi),
+            (self.vercel, Convention::Vercel),
+            (scope.starts_with("autogen"), Convention::AutoGen),
+            (self.agentops, Convention::AgentOps),
+            (self.traceloop || self.llm_request || self.indexed, Convention::Traceloop),
+            (self.gen_ai, Convention::GenAi),
+        ]
+        .into_iter()
+        .find_map(|(is_present, convention)| is_present.then_some(convention))
+    }
+}
+
+/// Classes of the exceptions that a span recorded, each once.
+fn exceptions(events: &[RawEvent<'_>]) -> Vec<String> {
+    let mut classes: Vec<String> = Vec::new();
+    for event in events.iter().filter(|event| event.name == "exception") {
+        if let Some(class) = event.attributes.text("exception.type").filter(|class| !classes.iter().any(|known| known == class)) {
+            classes.push(class.to_owned());
+        }
+    }
+    classes
 }
 
 /// What every convention leaves as the container gave it.
@@ -57,7 +254,6 @@ fn common(raw: RawSpan<'_>) -> Span {
         service_name: raw.service_name,
         scope_name: raw.scope_name.map(Cow::into_owned),
         scope_version: raw.scope_version.map(Cow::into_owned),
-        events_json: events_json(&raw.events),
         resource_json: raw.resource_json,
         ..Span::default()
     }

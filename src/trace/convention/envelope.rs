@@ -51,9 +51,15 @@ fn unwrap(tool: &mut Tool, recorded: &str) -> bool {
         set_result(tool, &output);
         return false;
     }
-    if is_tool_message(&object)
-        && let Ok(stated) = read_stated(recorded, Role::Tool)
-        && let [stated] = stated.as_slice()
+    // A LangGraph command (a handoff) carries the tool's message in its update.
+    let update = object.object("update").filter(|_| object.get("goto").is_some());
+    let source = match update.as_ref().and_then(|update| update.get("messages")) {
+        Some(messages) => Some(messages.get()),
+        None => is_tool_message(&object).then_some(recorded),
+    };
+    if let Some(source) = source
+        && let Ok(stated) = read_stated(source, Role::Tool)
+        && let Some(stated) = stated.iter().rfind(|stated| stated.message.role == Role::Tool)
     {
         let message = &stated.message;
         tool.result.clone_from(&message.content);
@@ -117,6 +123,13 @@ mod tests {
                 "5.0",
                 Some(false),
                 Some("c2"),
+                None,
+            ),
+            (
+                r#"{"graph":"__parent__","update":{"messages":[{"type":"tool","data":{"content":"Transferred","type":"tool","tool_call_id":"c3","status":"success"}}]},"goto":"b"}"#,
+                "Transferred",
+                Some(false),
+                Some("c3"),
                 None,
             ),
             (r#"{"content":[{"type":"text","text":"no such file"}],"isError":true}"#, "no such file", Some(true), None, None),

@@ -51,10 +51,11 @@ pub(super) fn log(mut raw: RawLog<'_>, sink: &mut Sink) -> Span {
     } else if name == DETAILS {
         genai::llm(&mut attributes, &mut llm);
         span.kind = Kind::Message;
-    } else if let Some(body) = raw.body.as_text()
-        && message(&name, &body, &mut llm)
-    {
-        raw.body = Value::Null;
+    } else if role_of(&name).is_some() {
+        // Without its content, where the instrumentation was told to leave it out.
+        if raw.body.as_text().is_some_and(|body| message(&name, &body, &mut llm)) {
+            raw.body = Value::Null;
+        }
         attributes.fill_text("gen_ai.system", &mut llm.provider);
         span.kind = Kind::Message;
     }
@@ -95,6 +96,14 @@ fn id(raw: &RawLog<'_>, name: &str, attributes: &Attributes<'_>) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
+/// Whose message a per-message event carries; `None` for every other event.
+fn role_of(name: &str) -> Option<Role> {
+    match name.strip_prefix("gen_ai.")? {
+        "choice" => Some(Role::Assistant),
+        name => Role::from_name(name.strip_suffix(".message")?),
+    }
+}
+
 /// Reads one per-message event; false where it is none.
 fn message(name: &str, body: &str, llm: &mut Llm) -> bool {
     if name == "gen_ai.choice" {
@@ -106,8 +115,7 @@ fn message(name: &str, body: &str, llm: &mut Llm) -> bool {
         llm.choices.push(Choice { message: stated.message, finish_reason, ..Choice::default() });
         return true;
     }
-    let role = name.strip_prefix("gen_ai.").and_then(|name| name.strip_suffix(".message")).and_then(Role::from_name);
-    let Some(role) = role else { return false };
+    let Some(role) = role_of(name) else { return false };
     let Ok(stated) = read_stated(body, role) else { return false };
     let is_read = !stated.is_empty();
     llm.input.extend(stated.into_iter().map(|mut stated| {

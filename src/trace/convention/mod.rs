@@ -337,3 +337,6 @@ pub struct RawLog<'a> {
     pub scope_version: Option<Cow<'a, str>>,
     pub resource_json: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

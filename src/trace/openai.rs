@@ -12,6 +12,9 @@ use super::message::{Message, Role, read_messages, read_stated};
 use super::object::{Object, list};
 use super::span::{Choice, Llm, ToolOffer};
 
+/// What the OpenAI Agents SDK writes as the id of a response that it made of a chat completion: no id, since all have it.
+const PLACEHOLDER_ID: &str = "__fake_id__";
+
 /// Reads a request body: messages, tools, and every other parameter.
 ///
 /// Returns false, and reads nothing, where the text is not the body of a request for text.
@@ -48,7 +51,8 @@ pub fn read_response(json: &str, llm: &mut Llm) -> Option<String> {
         (None, Some(output)) if response.text("object").as_deref() == Some("response") => read_output(&response, output)?,
         _ => return None,
     };
-    fill(&mut llm.response_id, response.text("id").map(Into::into));
+    let id = response.text("id").filter(|id| id != PLACEHOLDER_ID).map(Into::into);
+    fill(&mut llm.response_id, id.or(choices.response_id));
     fill(&mut llm.model, response.text("model").map(Into::into));
     if let Some(usage) = response.object("usage") {
         read_usage(&usage, llm);
@@ -212,10 +216,12 @@ struct Choices {
     /// Nothing in the source but what the choices hold.
     whole: bool,
     prompt_token_ids: Option<Vec<i32>>,
+    /// Of the response behind this one.
+    response_id: Option<String>,
 }
 
 fn read_choices(json: &RawValue) -> Option<Choices> {
-    let mut read = Choices { choices: Vec::new(), whole: true, prompt_token_ids: None };
+    let mut read = Choices { choices: Vec::new(), whole: true, prompt_token_ids: None, response_id: None };
     for (position, item) in list(json)?.into_iter().enumerate() {
         let object = Object::parse(item.get())?;
         let mut choice = Choice::default();
@@ -279,7 +285,9 @@ fn read_output(response: &Object<'_>, output: &RawValue) -> Option<Choices> {
         (None, status) => status.map(str::to_owned),
     };
     let choice = Choice { message, finish_reason, ..Choice::default() };
-    Some(Choices { choices: vec![choice], whole: false, prompt_token_ids: None })
+    let behind = |item: &RawValue| Some(Object::parse(item.get())?.object("provider_data")?.text("response_id")?.into_owned());
+    let response_id = list(output)?.into_iter().find_map(behind);
+    Some(Choices { choices: vec![choice], whole: false, prompt_token_ids: None, response_id })
 }
 
 #[cfg(test)]

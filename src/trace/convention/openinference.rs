@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::genai;
 use crate::trace::attributes::{Attributes, Value};
-use crate::trace::message::{Role, take_openinference};
+use crate::trace::message::{Role, read_messages, read_stated, take_openinference};
 use crate::trace::object::{Object, list};
 use crate::trace::openai::{fill, fill_choices, push_tools, read_parameters_json, read_request, read_response, take_logprobs};
 use crate::trace::span::{Kind, Llm, Reward, Span, Tool};
@@ -26,6 +26,7 @@ pub(super) fn llm(attributes: &mut Attributes<'_>, llm: &mut Llm) {
         let stated = take_openinference(attributes, "llm.output_messages.", Role::Assistant);
         llm.choices = genai::choices(stated, None);
     }
+    values(attributes, llm);
     tools(attributes, llm);
     if let Some(parameters) = attributes.text("llm.invocation_parameters") {
         let known = llm.params_json.is_some();
@@ -53,7 +54,13 @@ fn raw_request(attributes: &mut Attributes<'_>, llm: &mut Llm) {
 
 /// `output.value` is the API's response, or the framework's view of it.
 fn raw_response(attributes: &mut Attributes<'_>, llm: &mut Llm) {
-    let Some(body) = attributes.text("output.value").filter(|body| body.starts_with('{')) else { return };
+    let Some(body) = attributes.text("output.value") else { return };
+    // The openai-agents instrumentor writes a streamed response as a list of one.
+    let only = body.starts_with('[').then(|| serde_json::from_str::<[&RawValue; 1]>(body).ok()).flatten();
+    let body = only.map_or(body, |[item]| item.get());
+    if !body.starts_with('{') {
+        return;
+    }
     if let Some(rest) = read_response(body, llm) {
         if !llm.choices.is_empty() {
             attributes.drain_prefix("llm.output_messages.", |_, _| None);
@@ -81,6 +88,24 @@ fn raw_response(attributes: &mut Attributes<'_>, llm: &mut Llm) {
         if let Some(logprobs) = view.logprobs {
             take_logprobs(choice, &logprobs);
         }
+    }
+}
+
+/// Messages that no attribute names: lists of them as the input and the output.
+fn values(attributes: &mut Attributes<'_>, llm: &mut Llm) {
+    if llm.input.is_empty()
+        && let Some(input) = attributes.text("input.value").filter(|input| input.starts_with("[{"))
+        && let Ok(messages) = read_messages(input)
+    {
+        llm.input = messages;
+        attributes.take("input.value");
+    }
+    if llm.choices.is_empty()
+        && let Some(output) = attributes.text("output.value").filter(|output| output.starts_with("[{"))
+        && let Ok(stated) = read_stated(output, Role::Assistant)
+    {
+        llm.choices = genai::choices(stated, None);
+        attributes.take("output.value");
     }
 }
 

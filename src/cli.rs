@@ -1,5 +1,6 @@
 //! The command line: flags as data, one arm of dispatch a subcommand, and what a caller gets back.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -8,9 +9,11 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
 use crate::config::Config;
-use crate::exit::ExitCode;
+use crate::derive;
+use crate::exit::{ExitCode, Fault};
+use crate::lake::Lake;
 use crate::progress::Progress;
-use crate::stage::{Stop, Summary};
+use crate::stage::{Context, Stop, Summary};
 
 /// Reinforcement learning for any AI agent, from the trace files it leaves behind.
 #[derive(Debug, Parser)]
@@ -19,8 +22,9 @@ use crate::stage::{Stop, Summary};
     version,
     disable_help_subcommand = true,
     before_help = "Examples:
-  fulgurite config --format toml > pipeline.toml    every key, with its meaning and default
-  fulgurite doctor                                  what this machine lacks"
+  fulgurite derive --lake runs/lake --batch 2026-11-22
+  fulgurite sql --lake runs/lake \"select agent, count(*) from calls group by agent\"
+  fulgurite status --lake runs/lake"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -70,6 +74,34 @@ pub struct Globals {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Spans into rollouts, calls, tool_calls and rewards
+    #[command(before_help = "Example:
+  fulgurite derive --lake runs/lake --batch 2026-11-22")]
+    Derive,
+    /// Ask the tables: a query, a file, a pipe or a prompt
+    #[command(before_help = "Examples:
+  fulgurite sql --lake runs/lake                                          a prompt
+  fulgurite sql --lake runs/lake \"select * from rollouts limit 5\"
+  fulgurite sql --lake runs/lake -f report.sql --output report.csv
+  fulgurite sql --lake runs/lake --views duckdb | duckdb")]
+    Sql(commands::sql::SqlArgs),
+    /// Every stage and batch, and whether it is fresh
+    #[command(before_help = "Examples:
+  fulgurite status --lake runs/lake
+  fulgurite status --lake runs/lake --pipeline pipeline.toml    judged by these settings")]
+    Status,
+    /// Declare what a stage made of a batch done for good: later settings do not make it stale
+    #[command(before_help = "Example:
+  fulgurite seal credit --lake runs/lake --batch iter-0003")]
+    Seal { stage: String },
+    /// Remove data files that count no more
+    #[command(before_help = "Example:
+  fulgurite vacuum --lake runs/lake --dry-run")]
+    Vacuum {
+        /// Hours that a superseded file stays; longer than the longest run and query
+        #[arg(long, value_name = "HOURS", default_value_t = 24.0)]
+        grace: f64,
+    },
     /// Every key of the pipeline file, with type, default and meaning
     #[command(before_help = "Example:
   fulgurite config --format toml > pipeline.toml")]
@@ -114,8 +146,24 @@ pub fn parse() -> Cli {
 pub fn run(cli: Cli) -> Result<u8> {
     let Cli { globals, command } = cli;
     match command {
+        Command::Derive => return globals.stage(async |context| derive::run(context).await),
+        Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
+            commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
+        })?,
+        Command::Status => globals.on_lake(async |lake, config, _, _| {
+            let current = if globals.names_settings() { commands::status::current(lake, config).await? } else { BTreeMap::new() };
+            commands::status::run(lake, globals.batch.as_deref(), &current, globals.json).await
+        })?,
+        Command::Seal { stage } => globals
+            .on_lake(async |lake, _, progress, _| commands::upkeep::seal(lake, &stage, globals.batch()?, progress).await)?,
+        Command::Vacuum { grace } => globals.on_lake(async |lake, _, progress, _| {
+            commands::upkeep::vacuum(lake, grace, globals.dry_run, globals.json, progress).await
+        })?,
         Command::Config { format } => commands::config::run(&globals.config()?, format)?,
-        Command::Doctor => commands::doctor::run(globals.json)?,
+        Command::Doctor => {
+            let config = globals.config()?;
+            runtime(&config)?.block_on(commands::doctor::run(globals.lake.as_deref(), globals.json))?;
+        }
         Command::Completions { shell } => commands::shell::completions(self::command(), shell)?,
         Command::Man { subcommand } => commands::shell::man(self::command(), subcommand.as_deref())?,
     }
@@ -136,6 +184,57 @@ impl Globals {
         config.threads = self.threads.unwrap_or(config.threads);
         Ok(config)
     }
+
+    /// Whether the caller says what the settings are.
+    fn names_settings(&self) -> bool {
+        self.pipeline.is_some() || !self.settings.is_empty()
+    }
+
+    fn batch(&self) -> Result<&str, Fault> {
+        let missing = "which batch? name it with `--batch ID`, such as a day (2026-11-22) or an iteration (iter-0003)";
+        self.batch.as_deref().ok_or_else(|| Fault::Usage(missing.to_owned()))
+    }
+
+    fn lake(&self) -> Result<&str, Fault> {
+        let missing = "which lake? name it with `--lake URL`, a directory or s3://, gs:// or az://";
+        self.lake.as_deref().ok_or_else(|| Fault::Usage(missing.to_owned()))
+    }
+
+    /// Runs a stage on the batch and reports it.
+    fn stage(&self, work: impl AsyncFnOnce(&Context) -> Result<Summary>) -> Result<u8> {
+        let (config, progress, stop) = self.surroundings()?;
+        let (location, batch) = (self.lake()?, self.batch()?.to_owned());
+        let summary = runtime(&config)?.block_on(async {
+            let lake = Lake::open_existing(location).await?;
+            let progress = progress.clone();
+            let context =
+                Context { lake, batch, config: config.clone(), rebuild: self.rebuild, dry_run: self.dry_run, progress, stop };
+            work(&context).await
+        })?;
+        Reporter { globals: self.clone() }.finished(&progress, &summary)
+    }
+
+    /// Does something with a lake that is there already.
+    fn on_lake(&self, work: impl AsyncFnOnce(&Lake, &Config, &Progress, &Stop) -> Result<()>) -> Result<()> {
+        let (config, progress, stop) = self.surroundings()?;
+        let location = self.lake()?;
+        runtime(&config)?.block_on(async {
+            let lake = Lake::open_existing(location).await?;
+            work(&lake, &config, &progress, &stop).await
+        })
+    }
+
+    fn surroundings(&self) -> Result<(Config, Progress, Stop)> {
+        let stop = Stop::default();
+        install_signals(&stop)?;
+        Ok((self.config()?, Progress::new(self.quiet), stop))
+    }
+}
+
+/// The async runtime: its workers wait for stores and drive DataFusion, as many as `threads` says.
+fn runtime(config: &Config) -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(config.threads()).enable_all().build().context("cannot start the async runtime")
 }
 
 /// Tells the caller how a stage ended: a sentence on stderr, with `--json` one line on stdout, with `--summary-out` a file.

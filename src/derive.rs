@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::engine::{self, SqlStage, StageInput};
 use crate::exit::Fault;
 use crate::lake::Freshness;
@@ -24,7 +25,7 @@ pub struct DeriveConfig {
 
 /// Writes `rollouts`, `calls`, `tool_calls` and `rewards` of the batch, where they are stale.
 pub async fn run(context: &Context) -> Result<Summary> {
-    let mut summary = engine::run(context, stage(context)?).await?;
+    let mut summary = engine::run(context, stage(&context.config)?).await?;
     let told = [
         ("rewards_ambiguous", "rewards could be about several calls: they are kept, flagged, and attached to none"),
         (
@@ -43,12 +44,13 @@ pub async fn run(context: &Context) -> Result<Summary> {
 
 /// Whether the stage has to run, and why.
 pub async fn freshness(context: &Context) -> Result<Freshness> {
-    engine::freshness(context, &stage(context)?).await
+    engine::freshness(context, &stage(&context.config)?).await
 }
 
-fn stage(context: &Context) -> Result<SqlStage> {
-    let config = &context.config.derive;
-    let files = engine::sql_files(&context.config)?;
+/// The stage as the configuration has it. `Fault::Usage` names a setting that cannot be.
+pub fn stage(config: &Config) -> Result<SqlStage> {
+    let files = engine::sql_files(config)?;
+    let config = &config.derive;
     Ok(SqlStage {
         name: "derive",
         inputs: vec![StageInput::required("ingest")],

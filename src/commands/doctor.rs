@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::exit::Fault;
+use crate::lake::Lake;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -27,8 +28,8 @@ enum Status {
 }
 
 /// Looks at everything that a stage may need and prints a line for each; exit 1 where something needed does not work.
-pub fn run(json: bool) -> Result<()> {
-    let checks = vec![threads(), spill(), libtorch()];
+pub async fn run(lake: Option<&str>, json: bool) -> Result<()> {
+    let checks = vec![threads(), spill(), libtorch(), python(), store(lake).await];
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&checks)?)?;
@@ -99,5 +100,34 @@ fn libtorch() -> Check {
         status: Status::Absent,
         detail: "this build leaves it out; no stage of it needs libtorch".to_owned(),
         mend: "`make build` builds with it".to_owned(),
+    }
+}
+
+/// Only the tests need it: they compare with DuckDB, Polars and pyarrow.
+fn python() -> Check {
+    let name = "python of the tests";
+    match std::fs::metadata(".venv/bin/python") {
+        Ok(_) => Check { name, status: Status::Ok, detail: "`.venv` is there".to_owned(), mend: String::new() },
+        Err(_) => {
+            let detail = "there is no `.venv` here; only `make test` wants one".to_owned();
+            Check { name, status: Status::Absent, detail, mend: "`scripts/python-env.sh` makes it".to_owned() }
+        }
+    }
+}
+
+/// Whether the lake's store does what commits rest on.
+async fn store(lake: Option<&str>) -> Check {
+    let name = "lake";
+    let Some(location) = lake else {
+        let mend = "try one: `fulgurite doctor --lake URL`".to_owned();
+        return Check { name, status: Status::Absent, detail: "none named".to_owned(), mend };
+    };
+    let tried = async { Lake::open_existing(location).await?.check().await };
+    match tried.await {
+        Ok(()) => {
+            let detail = format!("`{location}` creates a name once and refuses it the second time");
+            Check { name, status: Status::Ok, detail, mend: String::new() }
+        }
+        Err(error) => Check { name, status: Status::Failed, detail: format!("{error:#}"), mend: String::new() },
     }
 }

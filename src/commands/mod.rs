@@ -3,3 +3,7 @@
 pub mod config;
 pub mod doctor;
 pub mod shell;
+pub mod sql;
+pub mod status;
+pub mod table;
+pub mod upkeep;

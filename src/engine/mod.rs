@@ -19,7 +19,7 @@ mod write;
 
 pub use session::{EngineConfig, lake_table, session};
 pub use sql_file::{Header, Param, SqlFile, SqlFiles};
-pub use stage::{SqlStage, StageInput, audits_of, freshness, run};
+pub use stage::{SqlStage, StageInput, audits_of, current_lineage, freshness, run};
 
 use std::path::{Path, PathBuf};
 

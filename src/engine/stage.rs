@@ -23,7 +23,7 @@ use super::sql_file::{SqlFile, SqlFiles};
 use super::statement::{check_columns, check_grain, plan as plan_file, wrong};
 use super::{builtin, session, write};
 use crate::exit::Fault;
-use crate::lake::{DataFile, Freshness, Lineage, Manifest, Run};
+use crate::lake::{DataFile, Freshness, Lake, Lineage, Manifest, Run};
 use crate::schema::{self, Table};
 use crate::stage::{Context, Stop, Summary};
 
@@ -75,9 +75,14 @@ pub fn audits_of(stage: &str, files: &SqlFiles) -> Vec<SqlFile> {
     schema::tables_of(stage).into_iter().flat_map(|table| files.audits(table)).collect()
 }
 
+/// What a run of the stage on a batch would depend on now.
+pub async fn current_lineage(lake: &Lake, batch: &str, stage: &SqlStage) -> Result<Lineage> {
+    lineage(stage, &inputs(lake, batch, stage).await?)
+}
+
 /// Whether the stage has to run, and why. Changes nothing.
 pub async fn freshness(context: &Context, stage: &SqlStage) -> Result<Freshness> {
-    let inputs = inputs(context, stage).await?;
+    let inputs = inputs(&context.lake, &context.batch, stage).await?;
     let newest = context.lake.manifest(stage.name, &context.batch).await?;
     Ok(lineage(stage, &inputs)?.freshness(newest.as_ref()))
 }
@@ -89,7 +94,7 @@ pub async fn freshness(context: &Context, stage: &SqlStage) -> Result<Freshness>
 pub async fn run(context: &Context, stage: SqlStage) -> Result<Summary> {
     let started = Instant::now();
     let run = context.lake.begin(stage.name, &context.batch).await?;
-    let inputs = inputs(context, &stage).await?;
+    let inputs = inputs(&context.lake, &context.batch, &stage).await?;
     let lineage = lineage(&stage, &inputs)?;
     let freshness = lineage.freshness(run.previous());
     if let Some(status) = nothing_to_do(&freshness).filter(|_| !context.rebuild) {
@@ -133,14 +138,14 @@ fn why(freshness: &Freshness, rebuild: bool) -> String {
 }
 
 /// The newest manifest of every stage that is read, where there is one.
-async fn inputs(context: &Context, stage: &SqlStage) -> Result<Vec<(StageInput, Option<Manifest>)>> {
+async fn inputs(lake: &Lake, batch: &str, stage: &SqlStage) -> Result<Vec<(StageInput, Option<Manifest>)>> {
     let mut manifests = Vec::new();
     for input in &stage.inputs {
-        let manifest = context.lake.manifest(input.stage, &context.batch).await?;
+        let manifest = lake.manifest(input.stage, batch).await?;
         if manifest.is_none() && input.required {
             let message = format!(
                 "`{}` reads what `{}` makes, which has not run on batch `{}`; run `fulgurite {}` on it first",
-                stage.name, input.stage, context.batch, input.stage
+                stage.name, input.stage, batch, input.stage
             );
             return Err(Fault::Usage(message).into());
         }

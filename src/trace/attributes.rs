@@ -269,6 +269,19 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The value without a tie to the text that it was read from.
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Int(number) => Value::Int(number),
+            Value::Double(number) => Value::Double(number),
+            Value::Bool(flag) => Value::Bool(flag),
+            Value::Str(text) => Value::Str(Cow::Owned(text.into_owned())),
+            Value::Bytes(text) => Value::Bytes(Cow::Owned(text.into_owned())),
+            Value::Json(text) => Value::Json(Cow::Owned(text.into_owned())),
+        }
+    }
+
     /// The text of an object, or of a string that holds one.
     fn object_text(&self) -> Option<&str> {
         match self {

@@ -40,9 +40,9 @@ fn parse_decimal(text: &str) -> Option<Time> {
     }
     let whole: i64 = whole.parse().ok()?;
     let unit_ns = match whole {
-        ..100_000_000_000 => SECOND_NS,
-        ..100_000_000_000_000 => MILLISECOND_NS,
-        ..100_000_000_000_000_000 => MICROSECOND_NS,
+        0..100_000_000_000 => SECOND_NS,
+        100_000_000_000..100_000_000_000_000 => MILLISECOND_NS,
+        100_000_000_000_000..100_000_000_000_000_000 => MICROSECOND_NS,
         _ => 1,
     };
     let mut digit_ns = unit_ns;

@@ -127,16 +127,7 @@ fn event(json: &str) -> Option<RawEvent<'_>> {
 
 /// Attributes that outlive the text that they were read from.
 fn owned(attributes: &Attributes<'_>) -> Attributes<'static> {
-    let own = |value: &Value<'_>| match value {
-        Value::Null => Value::Null,
-        Value::Int(number) => Value::Int(*number),
-        Value::Double(number) => Value::Double(*number),
-        Value::Bool(flag) => Value::Bool(*flag),
-        Value::Str(text) => Value::Str(Cow::Owned(text.clone().into_owned())),
-        Value::Bytes(text) => Value::Bytes(Cow::Owned(text.clone().into_owned())),
-        Value::Json(text) => Value::Json(Cow::Owned(text.clone().into_owned())),
-    };
-    Attributes::new(attributes.iter().map(|(key, value)| (Cow::Owned(key.to_owned()), own(value))).collect())
+    Attributes::new(attributes.iter().map(|(key, value)| (Cow::Owned(key.to_owned()), value.clone().into_owned())).collect())
 }
 
 fn link(json: &str) -> Option<Link> {
@@ -377,5 +368,116 @@ fn take_messages(half: &mut Attributes<'_>, default_role: Role) -> Vec<(crate::t
             stated.into_iter().map(|stated| (stated.message, stated.finish_reason)).collect()
         }
         Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{codes, sink_of};
+    use super::*;
+    use crate::trace::span::Status;
+
+    #[test]
+    fn span_row() {
+        let sink = sink_of(
+            r#"{"rollout_id":"ro-1","attempt_id":"at-1","sequence_id":2,"trace_id":"ab","span_id":"cd","parent_id":null,"name":"work",
+                "status":{"status_code":"ERROR","description":"boom"},"attributes":{"mine":[1, 2],"n":3},
+                "events":[{"name":"exception","attributes":{"exception.type":"ValueError"},"timestamp":1795363157.5}],
+                "links":[{"context":{"trace_id":"0xEE","span_id":"0xFF","is_remote":false,"trace_state":{}},"attributes":null}],
+                "start_time":1795363157.1329603,"end_time":1795363158,"context":{"trace_id":"ab","trace_state":{}},"parent":null,
+                "resource":{"attributes":{"service.name":"agent","agentlightning.rollout_id":""},"schema_url":""},"kind":"INTERNAL"}"#,
+            &[],
+        );
+        assert_eq!(codes(&sink), [""; 0]);
+        let span = &sink.spans[0];
+        assert_eq!((span.identity.rollout_id.as_deref(), span.identity.attempt_id.as_deref()), (Some("ro-1"), Some("at-1")));
+        assert_eq!((span.trace_id.as_deref(), span.span_id.as_str(), &span.parent_span_id), (Some("ab"), "cd", &None));
+        assert_eq!((span.start_ns, span.end_ns), (Some(1_795_363_157_132_960_300), Some(1_795_363_158_000_000_000)));
+        assert_eq!((span.time_precision_ns, span.status), (Some(1_000), Status::Error));
+        assert_eq!((span.links[0].trace_id.as_str(), span.links[0].span_id.as_str()), ("ee", "ff"));
+        assert_eq!(span.service_name.as_deref(), Some("agent"));
+        let rest = span.attributes_json.as_deref().unwrap();
+        assert!(rest.contains(r#""mine":[1,2]"#) && rest.contains(r#""kind":"INTERNAL""#) && rest.contains(r#""sequence_id":2"#));
+        assert!(!rest.contains("context"), "{rest}");
+    }
+
+    #[test]
+    fn unreadable_time_is_set_aside_and_the_span_kept() {
+        let sink =
+            sink_of(r#"{"rollout_id":"r","span_id":"s","trace_id":"t","name":"n","start_time":"noon","attributes":{}}"#, &[]);
+        assert_eq!((codes(&sink), sink.spans.len(), sink.spans[0].start_ns), (vec!["bad_value"], 1, None));
+        assert_eq!(codes(&sink_of(r#"{"rollout_id":"r","span_id":"","attributes":{}}"#, &[])), ["missing_field"]);
+    }
+
+    /// Status, task id and its source, split of a rollout row.
+    fn check_rollout(record: &str, task_id_keys: &[&str], expected: (&str, TaskIdSource, &str, Option<&str>)) {
+        let sink = sink_of(record, task_id_keys);
+        assert_eq!(codes(&sink), [""; 0], "{record}");
+        let span = &sink.spans[0];
+        let (source, task) = span.identity.task_id.clone().unwrap();
+        let status = span.rollout.as_ref().and_then(|rollout| rollout.status.clone()).unwrap();
+        assert_eq!((status.as_str(), source, task.as_str(), span.identity.split.as_deref()), expected, "{record}");
+    }
+
+    #[test]
+    fn rollout_rows() {
+        use TaskIdSource::{Configured, Record};
+        check_rollout(
+            r#"{"rollout_id":"r","input":{"id":"calc-1"},"mode":"val","status":"failed","metadata":{},"attempt":{"attempt_id":"a","status":"unresponsive"}}"#,
+            &[],
+            ("timeout", Record, "calc-1", Some("val")),
+        );
+        check_rollout(
+            r#"{"rollout_id":"r","input":{"id":"x","case":9},"mode":"train","status":"requeuing","metadata":{"data_id":"d"}}"#,
+            &[],
+            ("running", Record, "d", Some("train")),
+        );
+        check_rollout(
+            r#"{"rollout_id":"r","input":{"id":"x","case":9},"mode":null,"status":"succeeded","metadata":null}"#,
+            &["case"],
+            ("succeeded", Configured, "9", None),
+        );
+        // The first 16 hex digits of the BLAKE3 of `"What is 1 + 1?"`, quotes included (b3sum).
+        let input = blake3::hash(br#""What is 1 + 1?""#).to_hex();
+        check_rollout(
+            r#"{"rollout_id":"r","input":"What is 1 + 1?","status":"cancelled"}"#,
+            &[],
+            ("cancelled", Record, &format!("input-{}", &input[..16]), None),
+        );
+    }
+
+    #[test]
+    fn triplet_with_log_probabilities_that_do_not_fit() {
+        let sink = sink_of(
+            r#"{"prompt":{"token_ids":[1,2],"image_urls":[]},"response":{"token_ids":[3],"logprobs":[{"logprob":-0.5},{"logprob":-1}]},
+                "reward":0.25,"metadata":{"response_id":"c1","agent_name":"solver"}}"#,
+            &[],
+        );
+        assert_eq!(codes(&sink), ["bad_value"]);
+        let span = &sink.spans[0];
+        let llm = span.llm.as_deref().unwrap();
+        assert_eq!((llm.prompt_token_ids.as_deref(), llm.choices[0].token_ids.as_deref()), (Some(&[1, 2][..]), Some(&[3][..])));
+        assert_eq!((llm.choices[0].logprobs.as_ref(), span.rewards[0].value), (None, Some(0.25)));
+        assert_eq!((span.span_id.as_str(), span.identity.agent_hint.as_deref()), ("c1", Some("solver")));
+    }
+
+    #[test]
+    fn report_of_the_first_version() {
+        let sink = sink_of(
+            r#"{"rollout_id":"r1","final_reward":1.0,"logs":["x"],"metadata":{"k":1},
+                "trace":[{"name":"s","context":{"trace_id":"0x0A","span_id":"0x0B","trace_state":"[]"},"kind":"SpanKind.INTERNAL","parent_id":null,
+                          "start_time":"2026-11-22T15:47:23.850663Z","end_time":"2026-11-22T15:47:24Z","status":{"status_code":"OK"},"attributes":{"a":1},
+                          "events":[],"links":[],"resource":{"attributes":{}}},{"name":"no ids"}],
+                "triplets":[{"prompt":{"token_ids":[1]},"response":{"token_ids":[2]},"reward":null,"metadata":{"response_id":"c9"}}]}"#,
+            &[],
+        );
+        assert_eq!(codes(&sink), ["missing_field"]);
+        assert!(sink.spans.iter().all(|span| span.identity.rollout_id.as_deref() == Some("r1")));
+        let kinds: Vec<_> = sink.spans.iter().map(|span| (span.kind, span.span_id.as_str())).collect();
+        assert_eq!(kinds[0].1, "0b");
+        assert_eq!(kinds[1..], [(Kind::Llm, "c9"), (Kind::Reward, "final_reward"), (Kind::Rollout, "rollout")]);
+        assert_eq!(sink.spans[0].start_ns, Some(1_795_362_443_850_663_000));
+        assert_eq!((sink.spans[2].rewards[0].value, sink.spans[2].rewards[0].is_final), (Some(1.0), true));
+        assert_eq!(sink.spans[3].attributes_json.as_deref(), Some(r#"{"logs":["x"],"metadata":{"k":1}}"#));
     }
 }

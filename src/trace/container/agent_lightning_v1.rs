@@ -145,12 +145,9 @@ fn model_request(span: &mut Span, data: &mut Attributes<'_>, time: Option<Time>,
     } else if status.as_deref() == Some("ok") {
         span.status = Status::Ok;
     }
-    if let (Some(time), Some(latency_ms)) = (time, data.get("latency_ms").and_then(Value::as_double))
-        && latency_ms.is_finite()
-        && latency_ms >= 0.0
-    {
-        span.start_ns = Some(time.ns.saturating_sub((latency_ms * 1e6) as i64));
-    }
+    // The time is that of the end; how long the call took is not in both views.
+    let latency_ms = data.get("latency_ms").and_then(Value::as_double).filter(|latency_ms| *latency_ms >= 0.0);
+    span.start_ns = time.zip(latency_ms).map(|(time, latency_ms)| time.ns.saturating_sub((latency_ms * 1e6) as i64));
     span.llm = Some(Box::new(llm));
 }
 
@@ -219,5 +216,72 @@ fn rollout(mut record: Attributes<'_>, origin: Origin, options: &ReadOptions, si
         rollout: Some(Box::new(RolloutRecord { task_input, status: Some(state), status_message })),
         attributes_json: record.to_json(),
         ..Span::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{codes, sink_of};
+    use super::*;
+
+    #[test]
+    fn failed_request() {
+        let sink = sink_of(
+            r#"{"event_type":"model_request","rollout_id":"r","attempt_id":"0","timestamp":1795364132.5,"data":{"model":"m","model_version":3,
+                "request":{"model":"m","messages":[{"role":"user","content":"q"}],"temperature":0.5},"response":{"error":{"message":"overloaded","code":503}},
+                "latency_ms":500,"http_status":503,"status":"error","retry_count":2}}"#,
+            &[],
+        );
+        assert_eq!(codes(&sink), [""; 0]);
+        let span = &sink.spans[0];
+        assert_eq!((span.kind, span.status, span.status_message.as_deref()), (Kind::Llm, Status::Error, Some("overloaded")));
+        assert_eq!((span.start_ns, span.end_ns), (Some(1_795_364_132_000_000_000), Some(1_795_364_132_500_000_000)));
+        let llm = span.llm.as_deref().unwrap();
+        assert_eq!((llm.http_status, llm.temperature, llm.input.len(), llm.choices.len()), (Some(503), Some(0.5), 1, 0));
+        assert_eq!(span.identity.policy_version, Some(3));
+        assert!(span.attributes_json.as_deref().is_some_and(|rest| rest.contains(r#""retry_count":2"#)));
+    }
+
+    #[test]
+    fn both_views_of_an_event_have_one_id() {
+        let id = |data: &str| {
+            let event =
+                format!(r#"{{"event_type":"model_request","rollout_id":"r","attempt_id":"0","timestamp":5e8,"data":{data}}}"#);
+            let sink = sink_of(&event, &[]);
+            assert_eq!(codes(&sink), [""; 0]);
+            (sink.spans[0].span_id.clone(), sink.spans[0].llm.as_ref().unwrap().choices[0].logprobs.clone())
+        };
+        let full = id(
+            r#"{"response":{"prompt_token_ids":[1],"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"token_ids":[2],"logprobs":{"content":[{"logprob":-0.5}]}}]}}"#,
+        );
+        assert_eq!(full, id(r#"{"prompt_token_ids":[1],"response_token_ids":[2],"response_log_probs":[-0.5]}"#));
+        assert_ne!(full.0, id(r#"{"prompt_token_ids":[1],"response_token_ids":[3],"response_log_probs":[-0.5]}"#).0);
+    }
+
+    #[test]
+    fn rewards() {
+        let read =
+            |data: &str| sink_of(&format!(r#"{{"event_type":"reward","rollout_id":"r","timestamp":5e8,"data":{data}}}"#), &[]);
+        let sink = read(r#"{"value":0,"source":"fallback","reason":"timeout"}"#);
+        let reward = &sink.spans[0].rewards[0];
+        assert_eq!((reward.value, reward.source.as_deref(), reward.is_final), (Some(0.0), Some("fallback"), true));
+        assert_eq!(sink.spans[0].attributes_json.as_deref(), Some(r#"{"reason":"timeout"}"#));
+        for (data, code) in [
+            (r#"{"value":true}"#, "bad_value"),
+            (r#"{"value":"NaN"}"#, "bad_value"),
+            (r#"{"value":null}"#, "missing_field"),
+            (r#"{"value":1e999}"#, "bad_value"),
+            (r#"{}"#, "missing_field"),
+        ] {
+            let sink = read(data);
+            assert_eq!((codes(&sink), sink.spans.len()), (vec![code], 0), "{data}");
+        }
+    }
+
+    #[test]
+    fn other_events_are_kept() {
+        let sink = sink_of(r#"{"event_type":"note","rollout_id":"r","timestamp":5e8,"data":{"text":"hi"},"extra":1}"#, &[]);
+        assert_eq!((sink.spans[0].kind, sink.spans[0].name.as_str()), (Kind::Other, "note"));
+        assert_eq!(sink.spans[0].attributes_json.as_deref(), Some(r#"{"extra":1,"text":"hi"}"#));
     }
 }

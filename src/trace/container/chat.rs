@@ -297,3 +297,116 @@ fn unheard_results(conversation: &Conversation<'_>, heard: &[Message], origin: O
     });
     spans.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{codes, sink_of};
+    use super::*;
+
+    fn spans(record: &str) -> Vec<Span> {
+        let sink = sink_of(record, &[]);
+        assert_eq!(codes(&sink), [""; 0], "{record}");
+        sink.spans
+    }
+
+    fn llm(span: &Span) -> &Llm {
+        span.llm.as_deref().unwrap()
+    }
+
+    #[test]
+    fn every_answer_is_a_call_that_heard_all_before_it() {
+        let spans = spans(
+            r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"q"},
+                 {"role":"assistant","name":"solver","tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}]},
+                 {"role":"tool","tool_call_id":"c1","content":"5"},
+                 {"role":"assistant","content":"5","token_ids":[20,2],"logprobs":[-0.5,-0.25],"finish_reason":"stop","note":"last"}],
+                "tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"parallel_tool_calls":false,
+                "reward":1,"task_id":"t","group":"g","split":"train","policy_version":4,"prompt_token_ids":[1,2,3],"source":"mine"}"#,
+        );
+        let kinds: Vec<_> = spans.iter().map(|span| (span.kind, span.span_id.as_str())).collect();
+        assert_eq!(kinds, [(Kind::Llm, "7.2"), (Kind::Llm, "7.4"), (Kind::Reward, "7.5"), (Kind::Rollout, "7.6")]);
+        let (first, last) = (llm(&spans[0]), llm(&spans[1]));
+        assert_eq!((first.input.len(), last.input.len()), (2, 4));
+        assert_eq!(first.choices[0].message.tool_calls[0].name, "f");
+        assert_eq!(spans[0].identity.agent_hint.as_deref(), Some("solver"));
+        assert_eq!((first.tools.len(), first.tools_known), (1, true));
+        assert_eq!(first.params_json.as_deref(), Some(r#"{"parallel_tool_calls":false}"#));
+        assert_eq!((first.prompt_token_ids.as_ref(), last.prompt_token_ids.as_deref()), (None, Some(&[1, 2, 3][..])));
+        assert_eq!(last.choices[0].token_ids.as_deref(), Some(&[20, 2][..]));
+        assert_eq!(last.choices[0].logprobs.as_deref(), Some(&[-0.5, -0.25][..]));
+        assert_eq!(last.choices[0].finish_reason.as_deref(), Some("stop"));
+        assert_eq!(spans[1].attributes_json.as_deref(), Some(r#"{"note":"last"}"#));
+        let reward = &spans[2].rewards[0];
+        assert_eq!((reward.name.as_str(), reward.value, reward.is_final, reward.primary), ("reward", Some(1.0), true, true));
+        assert_eq!(spans[3].attributes_json.as_deref(), Some(r#"{"source":"mine"}"#));
+        for span in &spans {
+            let identity = &span.identity;
+            assert_eq!(identity.task_id, Some((TaskIdSource::Metadata, "t".to_owned())));
+            assert_eq!((identity.group_id.as_deref(), identity.split.as_deref()), (Some("g"), Some("train")));
+            assert_eq!((identity.policy_version, &span.trace_id), (Some(4), &None));
+        }
+    }
+
+    #[test]
+    fn weight_zero_is_history() {
+        let spans = spans(
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0},
+                            {"role":"user","content":"c"},{"role":"assistant","content":"d","weight":1}]}"#,
+        );
+        assert_eq!(spans.len(), 1);
+        assert_eq!((llm(&spans[0]).input.len(), llm(&spans[0]).tools_known), (3, false));
+    }
+
+    #[test]
+    fn results_that_no_call_was_told_are_spans() {
+        let spans = spans(
+            r#"{"messages":[{"role":"user","content":"a"},
+                 {"role":"assistant","tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{\"x\":1}"}}]},
+                 {"role":"tool","tool_call_id":"c1","content":"boom","is_error":true}]}"#,
+        );
+        let tool = spans[1].tool.as_deref().unwrap();
+        assert_eq!((spans.len(), spans[1].kind, tool.name.as_deref()), (2, Kind::Tool, Some("f")));
+        assert_eq!((tool.arguments.as_deref(), tool.result.as_deref()), (Some(r#"{"x":1}"#), Some("boom")));
+        assert_eq!(tool.result_is_error, Some(true));
+    }
+
+    #[test]
+    fn preference_pair_is_two_rollouts_of_a_group() {
+        let spans = spans(
+            r#"{"input":{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"h"},{"role":"user","content":"r"}],"tools":[]},
+                "preferred_output":[{"role":"assistant","content":"good"}],"non_preferred_output":[{"role":"assistant","content":"bad"}]}"#,
+        );
+        let calls: Vec<_> = spans.iter().filter(|span| span.kind == Kind::Llm).collect();
+        let said: Vec<_> = calls.iter().map(|span| llm(span).choices[0].message.content.as_deref().unwrap()).collect();
+        assert_eq!((said, llm(calls[0]).input.len()), (vec!["good", "bad"], 3));
+        let rewards: Vec<_> =
+            spans.iter().flat_map(|span| &span.rewards).map(|reward| (reward.name.as_str(), reward.value)).collect();
+        assert_eq!(rewards, [("preference", Some(1.0)), ("preference", Some(0.0))]);
+        assert_ne!(calls[0].trace_id, calls[1].trace_id);
+        assert!(calls[0].identity.group_id.is_some() && calls[0].identity.group_id == calls[1].identity.group_id);
+    }
+
+    #[test]
+    fn unusable_parts_are_set_aside_alone() {
+        let answer = r#"{"role":"user","content":"q"},{"role":"assistant","content":"a"}"#;
+        for (rest, code, values) in [
+            (r#""reward":"NaN""#, "bad_value", vec![]),
+            (r#""reward":{"good":1,"bad":"x"}"#, "bad_value", vec![1.0]),
+            (r#""response_token_ids":[1,2],"logprobs":[-1]"#, "bad_value", vec![]),
+            (r#""prompt_token_ids":["a"]"#, "bad_value", vec![]),
+        ] {
+            let sink = sink_of(&format!(r#"{{"messages":[{answer}],{rest}}}"#), &[]);
+            assert_eq!(codes(&sink), [code], "{rest}");
+            let found: Vec<_> = sink.spans.iter().flat_map(|span| &span.rewards).filter_map(|reward| reward.value).collect();
+            assert_eq!((found, sink.spans[0].kind), (values, Kind::Llm), "{rest}");
+        }
+        assert_eq!(codes(&sink_of(r#"{"input":{},"preferred_output":[]}"#, &[])), ["missing_field"]);
+    }
+
+    #[test]
+    fn conversation_without_an_answer_is_kept() {
+        let spans = spans(r#"{"messages":[{"role":"user","content":"q"}],"reference_answer":{"x":1}}"#);
+        assert_eq!((spans.len(), spans[0].kind), (1, Kind::Rollout));
+        assert_eq!(spans[0].attributes_json.as_deref(), Some(r#"{"reference_answer":{"x":1}}"#));
+    }
+}

@@ -5,6 +5,7 @@ pub mod agent_lightning_v1;
 pub mod chat;
 pub mod ids;
 mod keys;
+pub mod langsmith;
 mod mend;
 mod metadata;
 pub mod openai_agents;
@@ -83,6 +84,9 @@ fn read_text(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink)
     if agent_lightning::recognises(&keys) {
         return agent_lightning::read(text, origin, options, sink);
     }
+    if langsmith::recognises(&keys) {
+        return langsmith::read(text, origin, options, sink);
+    }
     if openai_agents::recognises(&keys) {
         return openai_agents::read(text, origin, options, sink);
     }
@@ -105,3 +109,6 @@ fn unknown_format(text: &str, keys: &Keys<'_>) -> Reject {
         Ok(_) => Reject::UnknownFormat { keys: keys.summary() },
     }
 }
+
+#[cfg(test)]
+mod samples;

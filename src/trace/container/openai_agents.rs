@@ -198,3 +198,94 @@ fn llm(data: &mut Attributes<'_>) -> Llm {
     }
     llm
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{codes, sink_of};
+    use super::*;
+
+    fn one(span_data: &str, error: &str) -> Span {
+        let record = format!(
+            r#"{{"object":"trace.span","id":"span_1","trace_id":"trace_1","parent_id":"span_0","started_at":"2026-11-22T15:47:23.850663+00:00",
+                 "ended_at":null,"span_data":{span_data},"error":{error}}}"#
+        );
+        let mut sink = sink_of(&record, &[]);
+        assert_eq!((codes(&sink), sink.spans.len()), (Vec::new(), 1), "{record}");
+        sink.spans.remove(0)
+    }
+
+    #[test]
+    fn every_type_of_span() {
+        for (span_data, kind, name) in [
+            (r#"{"type":"agent","name":"solver","handoffs":[],"tools":["f"],"output_type":"str"}"#, Kind::Agent, "solver"),
+            (r#"{"type":"response","response_id":"resp_1","usage":{"input_tokens":5,"output_tokens":2}}"#, Kind::Llm, "response"),
+            (r#"{"type":"generation","model":"m"}"#, Kind::Llm, "generation"),
+            (r#"{"type":"function","name":"f","input":"{}","output":null}"#, Kind::Tool, "f"),
+            (r#"{"type":"handoff","from_agent":"a","to_agent":"b"}"#, Kind::Handoff, "handoff"),
+            (r#"{"type":"guardrail","name":"g","triggered":true}"#, Kind::Guardrail, "g"),
+            (r#"{"type":"custom","name":"turn","data":{"sdk_span_type":"turn","agent_name":"a"}}"#, Kind::Chain, "turn"),
+            (r#"{"type":"custom","name":"mine","data":{}}"#, Kind::Other, "mine"),
+            (r#"{"type":"mcp_tools","server":"s","result":["f"]}"#, Kind::Setup, "mcp_tools"),
+            (r#"{"type":"speech","output":"x"}"#, Kind::Other, "speech"),
+            (r#"{"type":"never seen"}"#, Kind::Other, "never seen"),
+        ] {
+            let span = one(span_data, "null");
+            assert_eq!((span.kind, span.name.as_str()), (kind, name), "{span_data}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_field_is_kept() {
+        let guardrail = one(r#"{"type":"guardrail","name":"g","triggered":true}"#, "null");
+        assert_eq!(guardrail.attributes_json.as_deref(), Some(r#"{"triggered":true}"#));
+        let handoff = one(r#"{"type":"handoff","from_agent":"a","to_agent":"b"}"#, "null");
+        assert_eq!(handoff.identity.agent.as_deref(), Some("b"));
+        let turn = one(r#"{"type":"custom","name":"turn","data":{"sdk_span_type":"turn","agent_name":"a","turn":2}}"#, "null");
+        assert_eq!(turn.identity.agent_hint.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn failed_tool() {
+        let span = one(
+            r#"{"type":"function","name":"f","input":"{\"a\": 1}","output":"An error occurred.","mcp_data":null}"#,
+            r#"{"message":"Error running tool (non-fatal)","data":{"tool_name":"f","error":"boom"}}"#,
+        );
+        assert_eq!((span.status, span.status_message.as_deref()), (Status::Error, Some("Error running tool (non-fatal): boom")));
+        let tool = span.tool.as_deref().unwrap();
+        assert_eq!((tool.arguments.as_deref(), tool.result.as_deref()), (Some(r#"{"a": 1}"#), Some("An error occurred.")));
+    }
+
+    #[test]
+    fn calls_with_and_without_messages() {
+        let span = one(r#"{"type":"response","response_id":"resp_1","usage":{"input_tokens":5,"output_tokens":2}}"#, "null");
+        let llm = span.llm.as_deref().unwrap();
+        assert_eq!((llm.response_id.as_deref(), llm.input_tokens, llm.output_tokens), (Some("resp_1"), Some(5), Some(2)));
+        assert!(llm.input.is_empty() && llm.choices.is_empty() && !llm.tools_known);
+        let span = one(
+            r#"{"type":"generation","input":[{"role":"user","content":"q"}],"output":[{"role":"assistant","content":"a"}],"model":"m",
+                "model_config":{"temperature":0.5,"top_p":null,"base_url":"http://x"},"usage":{"input_tokens":5}}"#,
+            "null",
+        );
+        let llm = span.llm.as_deref().unwrap();
+        assert_eq!((llm.input.len(), llm.choices.len(), llm.temperature), (1, 1, Some(0.5)));
+        assert_eq!(llm.choices[0].message.content.as_deref(), Some("a"));
+        assert_eq!(llm.params_json.as_deref(), Some(r#"{"temperature":0.5,"base_url":"http://x"}"#));
+    }
+
+    #[test]
+    fn wrappers_and_batches() {
+        let record = r#"{"object":"trace.span","id":"s","trace_id":"t","span_data":{"type":"agent","name":"a"}}"#;
+        let wrapped = sink_of(&format!(r#"{{"event":"span_end","span":{record}}}"#), &[]);
+        assert_eq!((codes(&wrapped), wrapped.spans[0].span_id.as_str()), (vec![], "s"));
+        let trace = r#"{"object":"trace","id":"t","workflow_name":"w","group_id":"g","metadata":{"task_id":"k","split":"test"}}"#;
+        let batch = sink_of(&format!(r#"{{"data":[{trace},{record},{{"object":"trace.span"}},5]}}"#), &[]);
+        assert_eq!((codes(&batch), batch.spans.len()), (vec!["missing_field", "json"], 2));
+        let identity = &batch.spans[0].identity;
+        assert_eq!(identity.task_id, Some((TaskIdSource::Metadata, "k".to_owned())));
+        assert_eq!(
+            (identity.group_id.as_deref(), identity.session_id.as_deref(), identity.split.as_deref()),
+            (Some("g"), Some("g"), Some("test"))
+        );
+        assert_eq!(batch.spans[1].origin.position, 1);
+    }
+}

@@ -1,17 +1,20 @@
 //! What the readers of JSON records share: parsing one, and times, numbers and rewards in it.
 
 use super::Sink;
-use super::keys::syntax_reject;
+use super::keys::{depth, syntax_reject};
 use crate::trace::attributes::{Attributes, Value};
-use crate::trace::reject::Reject;
+use crate::trace::reject::{MAX_DEPTH, Reject};
 use crate::trace::span::{Origin, Status};
 use crate::trace::time::{self, Time};
 
 /// The members of a record.
 ///
 /// # Errors
-/// The text is no JSON object.
+/// The text is no JSON object, or nests too deep for whoever reads the attributes later.
 pub fn parse(text: &str) -> Result<Attributes<'_>, Reject> {
+    if depth(text) > MAX_DEPTH {
+        return Err(Reject::TooDeep);
+    }
     Attributes::from_json(text).map_err(|error| syntax_reject(text, error))
 }
 
@@ -125,4 +128,22 @@ fn logprobs(value: &Value<'_>) -> Option<Vec<f32>> {
         number.is_finite().then_some(number as f32)
     });
     numbers.collect()
+}
+
+/// Everything that one record gives, for tests: a record that is refused is among the rejects.
+#[cfg(test)]
+pub fn sink_of(text: &str, task_id_keys: &[&str]) -> Sink {
+    let options = super::ReadOptions { task_id_keys: task_id_keys.iter().map(|key| (*key).to_owned()).collect() };
+    let origin = Origin { line: 7, ..Origin::default() };
+    let mut sink = Sink::default();
+    if let Err(reject) = super::read_json(text.as_bytes(), origin, &options, &mut sink) {
+        sink.reject(origin, reject, text.as_bytes());
+    }
+    sink
+}
+
+/// The words of the rejects, for tests.
+#[cfg(test)]
+pub fn codes(sink: &Sink) -> Vec<&'static str> {
+    sink.rejects.iter().map(|part| part.reject.code()).collect()
 }

@@ -299,6 +299,12 @@ impl Components {
         if let Some(trace) = trace_of(span) {
             return of_trace(hash(trace));
         }
+        // A part of a run that names the run alone, and a call that names its response alone.
+        let own = span.part_json.is_some().then_some(span.span_id.as_str());
+        let own = own.or_else(|| span.llm.as_ref()?.response_id.as_deref());
+        if let Some(Target::Trace(trace)) = own.and_then(|id| self.targets.get(&hash(id))) {
+            return of_trace(*trace);
+        }
         let targets = span.rewards.iter().filter_map(|reward| reward.target.as_ref());
         for target in targets {
             let by_trace = target.trace_id.as_deref().map(hash);

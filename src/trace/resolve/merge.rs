@@ -72,7 +72,9 @@ fn repeats(kept: &Span, record: &Span) -> bool {
 /// Whether one of two records lacks a time that the other may have, and nothing says that they are two spans.
 fn is_half(kept: &Span, record: &Span) -> bool {
     let agree = |a: Option<i64>, b: Option<i64>| a.is_none() || b.is_none() || a == b;
-    let ends_once = kept.end_ns.is_none() || record.end_ns.is_none();
+    // Two views of one event may both have its end and only one of them its start.
+    let starts_once = kept.end_ns == record.end_ns && (kept.start_ns.is_none() || record.start_ns.is_none());
+    let ends_once = kept.end_ns.is_none() || record.end_ns.is_none() || starts_once;
     let same_name = kept.name.is_empty() || record.name.is_empty() || kept.name == record.name;
     let same_kind = kept.kind == record.kind || kept.kind == Kind::Other || record.kind == Kind::Other;
     let timed = kept.start_ns.or(kept.end_ns).is_some() && record.start_ns.or(record.end_ns).is_some();

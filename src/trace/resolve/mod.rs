@@ -28,6 +28,7 @@ use std::sync::Arc;
 pub use join::{Components, Joiner, RolloutSource};
 pub use row::{Evidence, Row, ToolStatus};
 
+use super::container::langsmith;
 use super::span::{Origin, Span};
 
 /// Settings of resolving.
@@ -100,7 +101,7 @@ pub fn resolve(
     _options: &ResolveOptions,
 ) -> (Vec<Row>, Vec<(Origin, Unresolved)>) {
     let mut rollouts: BTreeMap<Box<str>, (RolloutSource, Vec<Span>)> = BTreeMap::new();
-    for span in spans {
+    for span in langsmith::complete(spans) {
         let (rollout, source) =
             components.rollout(&span).unwrap_or_else(|| (lonely_rollout(&span, files), RolloutSource::Record));
         rollouts.entry(rollout).or_insert_with(|| (source, Vec::new())).1.push(span);

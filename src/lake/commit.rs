@@ -10,7 +10,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::manifest::{DataFile, FORMAT, Lineage, Manifest, TableEntry};
-use super::writer::{TableWriter, Target};
+use super::writer::{FILE_BYTES, TableWriter, Target};
 use super::{Lake, Read, local, store, table_folder};
 use crate::exit::Fault;
 use crate::schema::{self, Table};
@@ -75,6 +75,7 @@ impl Run {
             directory: self.lake.directory.clone(),
             folder: table_folder(name, &self.batch),
             run_id: self.id.clone(),
+            file_bytes: FILE_BYTES,
             runtime: tokio::runtime::Handle::try_current().ok(),
         };
         TableWriter::new(table, target, part, Arc::clone(&self.progress))
@@ -197,7 +198,7 @@ impl Run {
             self.lake.store.put_opts(&Path::from(path), PutPayload::from(manifest.to_json()), options).await?;
             return Ok(());
         };
-        local::create(&directory.join(&path), &manifest.to_json()).map_err(|error| match error.kind() {
+        local::create(directory, &path, &manifest.to_json()).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => object_store::Error::AlreadyExists { path, source: error.into() },
             _ => object_store::Error::Generic { store: "LocalFileSystem", source: error.into() },
         })

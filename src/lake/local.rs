@@ -17,26 +17,29 @@ pub fn partial_file(folder: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// Writes a file that must not be there yet: whole and on the disk, or not at all. `ErrorKind::AlreadyExists` where it is there.
-pub fn create(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+///
+/// * `path`: relative to `root`; its folders are made and made durable.
+pub fn create(root: &Path, path: &str, contents: &[u8]) -> io::Result<()> {
+    let path = root.join(path);
+    let folder = path.parent().unwrap_or(root);
     fs::create_dir_all(folder)?;
     let mut partial = partial_file(folder)?;
     partial.write_all(contents)?;
     partial.as_file().sync_all()?;
-    match partial.persist_noclobber(path) {
-        Ok(_) => sync_folder(folder),
-        Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Err(failed.error),
+    match partial.persist_noclobber(&path) {
+        Ok(_) => {}
+        Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => return Err(failed.error),
         // Some file systems (FUSE, SMB, exFAT) can neither rename without replacing nor link.
-        Err(_) => create_in_place(path, contents),
+        Err(_) => create_in_place(&path, contents)?,
     }
+    folder.ancestors().take_while(|folder| folder.starts_with(root)).try_for_each(sync_folder)
 }
 
 /// The same without a rename: a crash in the middle leaves the beginning of the file, which readers have to tell from the whole.
 fn create_in_place(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(contents)?;
-    file.sync_all()?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    file.sync_all()
 }
 
 /// Makes the names in a folder durable.
@@ -50,13 +53,13 @@ mod tests {
 
     #[test]
     fn a_name_is_created_once_by_either_way() {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, create) in [("a", create as fn(&Path, &[u8]) -> io::Result<()>), ("b", create_in_place)] {
-            let path = folder.path().join(name);
-            create(&path, b"first").unwrap();
-            assert_eq!(create(&path, b"second").unwrap_err().kind(), ErrorKind::AlreadyExists);
-            assert_eq!(fs::read(&path).unwrap(), b"first");
+        let root = tempfile::tempdir().unwrap();
+        let in_place = |root: &Path, path: &str, contents: &[u8]| create_in_place(&root.join(path), contents);
+        for (path, create) in [("a/b/c", create as fn(&Path, &str, &[u8]) -> io::Result<()>), ("a/b/d", in_place)] {
+            create(root.path(), path, b"first").unwrap();
+            assert_eq!(create(root.path(), path, b"second").unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(root.path().join(path)).unwrap(), b"first");
         }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left behind");
+        assert_eq!(fs::read_dir(root.path().join("a/b")).unwrap().count(), 2, "nothing else is left behind");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use object_store::ObjectStoreExt;
@@ -90,11 +90,6 @@ impl Lake {
             let files = newest.into_iter().flat_map(|manifest| manifest.tables.into_values()).flat_map(|entry| entry.files);
             named.extend(files.map(|file| (file.path, Named::Counts)));
         }
-        ensure!(
-            !named.is_empty() || self.manifest_paths("").await?.is_empty(),
-            "the manifests of `{}` name no file; nothing is removed",
-            self.location
-        );
         Ok(named)
     }
 }

@@ -23,7 +23,7 @@ use super::{local, parquet as settings, store};
 use crate::schema::Table;
 
 /// A file that has grown this large is closed and the next one begun.
-const FILE_BYTES: usize = 256 << 20;
+pub const FILE_BYTES: usize = 256 << 20;
 
 /// Rows go to the encoder in chunks of at most so many rows, or so many bytes and the row that reaches them. Pages and row groups end at
 /// chunks, so the chunks must follow from the rows alone, or equal rows would not give equal bytes.
@@ -59,6 +59,8 @@ pub struct Target {
     /// Folder of the table's files, relative to the lake.
     pub folder: String,
     pub run_id: String,
+    /// `FILE_BYTES`, but for tests.
+    pub file_bytes: usize,
     /// Where uploads run while the encoder goes on; without one they wait for `finish`.
     pub runtime: Option<tokio::runtime::Handle>,
 }
@@ -181,7 +183,7 @@ impl TableWriter {
         file.rows += chunk.num_rows() as u64;
         let size = file.encoder.bytes_written() + file.encoder.in_progress_size();
         self.file = Some(file);
-        if size >= FILE_BYTES { self.close_file() } else { Ok(()) }
+        if size >= self.target.file_bytes { self.close_file() } else { Ok(()) }
     }
 
     /// The footer says that rows are sorted and the bytes depend on it, so a stage that forgot its `order by` is told.
@@ -234,7 +236,7 @@ impl TableWriter {
             (Some(directory), _) => {
                 let path = directory.join(&file.path);
                 spool.as_file().sync_all().with_context(|| format!("cannot sync `{}`", path.display()))?;
-                spool.persist_noclobber(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
+                spool.persist(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
                 Closed::Stored(file)
             }
             (None, runtime) => {
@@ -327,5 +329,41 @@ impl<W: Write> Write for Hashing<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+
+    #[tokio::test]
+    async fn a_file_that_has_grown_is_closed_and_the_next_begun() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let target = Target {
+            store,
+            directory: None,
+            folder: "values/batch=b".to_owned(),
+            run_id: "run".to_owned(),
+            file_bytes: 20_000,
+            runtime: None,
+        };
+        let table = crate::schema::table("values").unwrap();
+        let mut writer = TableWriter::new(table, target, 7, Arc::default()).unwrap();
+        let rows = 5 * CHUNK_ROWS as i64;
+        let ids = (0..rows).map(|step| blake3::hash(&step.to_le_bytes()).to_hex().to_string());
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["r"; rows as usize])),
+            Arc::new(StringArray::from_iter_values(ids)),
+            Arc::new(Int64Array::from_iter_values(0..rows)),
+            Arc::new(Float64Array::from(vec![0.5; rows as usize])),
+        ];
+        writer.write(&RecordBatch::try_new(Arc::clone(&table.arrow), columns).unwrap()).unwrap();
+        let files = writer.finish().await.unwrap();
+        let paths: Vec<String> =
+            (0..files.len()).map(|file| format!("values/batch=b/part-run-00007-{file:03}.parquet")).collect();
+        assert_eq!(files.iter().map(|file| &file.path).collect::<Vec<_>>(), paths.iter().collect::<Vec<_>>());
+        // 1,024 hashes of 64 hex digits are 33 kB however they are compressed: a file each.
+        assert_eq!(files.iter().map(|file| file.rows).collect::<Vec<_>>(), [1024; 5]);
     }
 }

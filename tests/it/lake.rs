@@ -229,7 +229,9 @@ async fn contract_in_a_directory() {
 #[ignore = "run by contract_on_s3 and contract_on_azure"]
 async fn contract_at_url() {
     let url = std::env::var("FULGURITE_TEST_LAKE").unwrap();
-    contract(&Lake::open(&url).await.unwrap()).await;
+    let root = Lake::open(&url).await.unwrap();
+    run(&root, "b", &values(0, 3), 1).await.unwrap();
+    assert_eq!(steps(&root, "b").await, [0, 1, 2]);
     contract(&Lake::open(&format!("{url}/below/it")).await.unwrap()).await;
 }
 

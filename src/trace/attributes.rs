@@ -391,6 +391,10 @@ pub fn push_json_string(json: &mut String, text: &str) {
     json.push('"');
     let mut copied = 0;
     for (at, &byte) in text.as_bytes().iter().enumerate() {
+        // Nearly every byte: tested first, without the jump of a match.
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
         let escape = match byte {
             b'"' => "\\\"",
             b'\\' => "\\\\",
@@ -399,8 +403,7 @@ pub fn push_json_string(json: &mut String, text: &str) {
             b'\t' => "\\t",
             0x08 => "\\b",
             0x0c => "\\f",
-            0..0x20 => "\\u00",
-            _ => continue,
+            _ => "\\u00",
         };
         json.push_str(&text[copied..at]);
         json.push_str(escape);

@@ -1,6 +1,7 @@
 //! Chat messages in one shape, whatever the source called them (rule 7.8).
 
 mod indexed;
+mod plain;
 mod read;
 pub mod text;
 
@@ -190,6 +191,52 @@ mod tests {
     fn check(source: &str, expected: &str) {
         let messages = read_messages(source).unwrap_or_else(|error| panic!("{source}: {error}"));
         assert_eq!(messages_to_json(&messages), expected, "from {source}");
+    }
+
+    #[test]
+    fn plain_messages_are_read_alike_in_one_pass() {
+        for (json, is_plain) in [
+            (
+                r#"[{"role":"developer","content":"s"},{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}],"name":"e"}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"assistant","content":null,"reasoning_content":"h","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"c","content":""}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"system","parts":[{"type":"text","content":"a"},{"type":"text","content":"\u00e9\n"}]},{"role":"user","parts":[]},{"role":"user","content":[]}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"assistant","parts":[{"type":"reasoning","content":"r"},{"type":"reasoning","content":"q"},{"type":"tool_call","id":"c","name":"f","arguments":{"a": 1}},{"type":"tool_call","id":null,"name":"g"}],"finish_reason":"stop"}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"tool","parts":[{"type":"tool_call_response","id":"c","name":"f","response":"x"},{"type":"tool_call_response","id":"d","response":[1, 2]}]}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"user","parts":[{"type":"tool_call_response","id":"c","response":"x"},{"type":"text","content":"go"}]}]"#,
+                true,
+            ),
+            (
+                r#"[{"role":"tool","parts":[{"type":"tool_call_response","id":"c","response":{"type":"error-text","value":"x"}}]}]"#,
+                false,
+            ),
+            (r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]"#, false),
+            (r#"[{"role":"assistant","content":"x","annotations":[]}]"#, false),
+            (r#"[{"role":"assistant","content":"x","refusal":"no"}]"#, false),
+            (r#"[{"type":"function_call","name":"f","arguments":"{}"}]"#, false),
+            (r#"[{"role":"function","content":"x"}]"#, false),
+            (r#"{"role":"user","content":"x"}"#, false),
+        ] {
+            let plain = plain::read(json);
+            assert_eq!(plain.is_some(), is_plain, "{json}");
+            if let Some(plain) = plain {
+                assert_eq!(plain, read::read_any(json, Role::User).unwrap(), "{json}");
+            }
+        }
     }
 
     #[test]

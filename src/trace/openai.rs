@@ -19,14 +19,18 @@ const PLACEHOLDER_ID: &str = "__fake_id__";
 ///
 /// Returns false, and reads nothing, where the text is not the body of a request for text.
 pub fn read_request(json: &str, llm: &mut Llm) -> bool {
-    let Some(request) = Object::parse(json) else { return false };
+    Object::parse(json).is_some_and(|request| read_request_object(&request, llm))
+}
+
+/// As [`read_request`], for a body that is already parsed.
+pub fn read_request_object(request: &Object<'_>, llm: &mut Llm) -> bool {
     if llm.input.is_empty() {
-        let Some(input) = request_input(&request, llm) else { return false };
+        let Some(input) = request_input(request, llm) else { return false };
         llm.input = input;
     } else if !["messages", "input", "prompt"].iter().any(|key| request.get(key).is_some()) {
         return false;
     }
-    read_parameters(&request, llm);
+    read_parameters(request, llm);
     llm.tools_known = true;
     true
 }
@@ -45,10 +49,14 @@ pub fn read_parameters_json(json: &str, llm: &mut Llm) -> bool {
 /// Returns a JSON object of what found no typed field (`{}` where nothing is left); `None`, with nothing read, where the text
 /// is not such a response.
 pub fn read_response(json: &str, llm: &mut Llm) -> Option<String> {
-    let response = Object::parse(json)?;
+    read_response_object(&Object::parse(json)?, llm)
+}
+
+/// As [`read_response`], for a response that is already parsed.
+pub fn read_response_object(response: &Object<'_>, llm: &mut Llm) -> Option<String> {
     let choices = match (response.get("choices"), response.get("output")) {
         (Some(choices), _) => read_choices(choices)?,
-        (None, Some(output)) if response.text("object").as_deref() == Some("response") => read_output(&response, output)?,
+        (None, Some(output)) if response.text("object").as_deref() == Some("response") => read_output(response, output)?,
         _ => return None,
     };
     let id = response.text("id").filter(|id| id != PLACEHOLDER_ID).map(Into::into);

@@ -2,6 +2,7 @@
 
 use super::envelope;
 use crate::trace::attributes::{Attributes, push_json_string};
+use crate::trace::message::text::string;
 use crate::trace::message::{Message, Role, Stated, read_messages, read_stated};
 use crate::trace::openai::{fill_choices, push_tools};
 use crate::trace::span::{Choice, Kind, Llm, Span, Status, Tool};
@@ -74,7 +75,11 @@ fn system_message(instructions: &str) -> Option<Message> {
             let mut parts = read_messages(&format!("{{\"role\":\"system\",\"parts\":{instructions}}}")).ok()?.into_iter();
             parts.next().filter(|message| !message.is_empty())?
         }
-        false => Message { content: Some(instructions.to_owned()), ..Message::default() },
+        // Gemini's command line writes the text as JSON.
+        false => Message {
+            content: Some(string(instructions).map_or_else(|| instructions.to_owned(), Into::into)),
+            ..Message::default()
+        },
     };
     message.role = Role::System;
     Some(message)

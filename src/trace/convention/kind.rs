@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn first_rule_wins() {
-        let cases: [(&str, &[(&'static str, &'static str)], Kind, &str); 17] = [
+        type Case = (&'static str, &'static [(&'static str, &'static str)], Kind, &'static str);
+        let cases: [Case; 17] = [
             ("x", &[("openinference.span.kind", "AGENT"), ("tool.name", "transfer")], Kind::Tool, "openinference.span.kind"),
             ("handoff to b", &[("openinference.span.kind", "TOOL")], Kind::Handoff, "openinference.span.kind"),
             (

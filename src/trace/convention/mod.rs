@@ -76,9 +76,10 @@ pub fn interpret(mut raw: RawSpan<'_>, options: &ReadOptions, sink: &mut Sink) {
 /// Turns a log record that carries messages or a reward into a span of kind `Message` or `Reward` and appends it to
 /// `sink.spans`. Log records that say nothing about an agent are kept as `Other`.
 pub fn interpret_log(raw: RawLog<'_>, options: &ReadOptions, sink: &mut Sink) {
-    let attributes = raw.attributes.clone();
+    let mut known = Span { resource_json: raw.resource_json.clone(), parent_span_id: raw.span_id.clone(), ..Span::default() };
+    identity::read(&raw.attributes, &mut known, Present::of(&raw.attributes, ""), options);
     let mut span = genai_events::log(raw, sink);
-    identity::read(&attributes, &mut span, Present::of(&attributes, ""), options);
+    span.identity = known.identity;
     sink.spans.push(span);
 }
 

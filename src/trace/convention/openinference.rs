@@ -6,7 +6,9 @@ use super::genai;
 use crate::trace::attributes::{Attributes, Value};
 use crate::trace::message::{Role, read_messages, read_stated, take_openinference};
 use crate::trace::object::{Object, list};
-use crate::trace::openai::{fill, fill_choices, push_tools, read_parameters_json, read_request, read_response, take_logprobs};
+use crate::trace::openai::{
+    fill, fill_choices, push_tools, read_parameters_json, read_request_object, read_response_object, take_logprobs,
+};
 use crate::trace::span::{Kind, Llm, Reward, Span, Tool};
 
 pub(super) fn llm(attributes: &mut Attributes<'_>, llm: &mut Llm) {
@@ -45,7 +47,8 @@ pub(super) fn llm(attributes: &mut Attributes<'_>, llm: &mut Llm) {
 fn raw_request(attributes: &mut Attributes<'_>, llm: &mut Llm) {
     let Some(body) = attributes.text("input.value").filter(|body| body.starts_with('{')) else { return };
     // LangChain's has lists of lists of its own message objects; its attributes are better.
-    if Object::parse(body).is_none_or(|body| body.get("model").is_none()) || !read_request(body, llm) {
+    let request = Object::parse(body).filter(|body| body.get("model").is_some());
+    if !request.is_some_and(|request| read_request_object(&request, llm)) {
         return;
     }
     attributes.take("input.value");
@@ -58,26 +61,28 @@ fn raw_response(attributes: &mut Attributes<'_>, llm: &mut Llm) {
     // The openai-agents instrumentor writes a streamed response as a list of one.
     let only = body.starts_with('[').then(|| serde_json::from_str::<[&RawValue; 1]>(body).ok()).flatten();
     let body = only.map_or(body, |[item]| item.get());
-    if !body.starts_with('{') {
-        return;
-    }
-    if let Some(rest) = read_response(body, llm) {
+    let Some(view) = Object::parse(body) else { return };
+    if let Some(rest) = read_response_object(&view, llm) {
         if !llm.choices.is_empty() {
             attributes.drain_prefix("llm.output_messages.", |_, _| None);
         }
         attributes.replace("output.value", (rest != "{}").then(|| Value::Str(rest.into())));
         return;
     }
-    let Some(view) = Object::parse(body) else { return };
     let view = match view.get("generations").and_then(langchain_metadata) {
         Some(metadata) => View {
             response_id: metadata.text("id").map(Into::into),
             model: metadata.text("model_name").map(Into::into),
             finish_reason: metadata.text("finish_reason").map(Into::into),
             logprobs: metadata.text("logprobs").map(Into::into),
+            thought: None,
         },
         // AutoGen's `CreateResult`, among others.
-        None => View { finish_reason: view.text("finish_reason").map(Into::into), ..View::default() },
+        None => View {
+            finish_reason: view.text("finish_reason").map(Into::into),
+            thought: view.text("thought").map(Into::into),
+            ..View::default()
+        },
     };
     fill(&mut llm.response_id, view.response_id);
     fill(&mut llm.model, view.model);
@@ -85,6 +90,7 @@ fn raw_response(attributes: &mut Attributes<'_>, llm: &mut Llm) {
     fill_choices(&mut llm.choices, genai::choices(stated, None));
     if let Some(choice) = llm.choices.first_mut() {
         fill(&mut choice.finish_reason, view.finish_reason);
+        fill(&mut choice.message.content, view.thought);
         if let Some(logprobs) = view.logprobs {
             take_logprobs(choice, &logprobs);
         }
@@ -116,6 +122,8 @@ struct View {
     model: Option<String>,
     finish_reason: Option<String>,
     logprobs: Option<String>,
+    /// The text that came with tool calls.
+    thought: Option<String>,
 }
 
 /// LangChain's `LLMResult`: `generations[0][0].message.kwargs.response_metadata`.

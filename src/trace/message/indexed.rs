@@ -10,7 +10,7 @@ use crate::trace::attributes::{Attributes, Value, push_json_string};
 /// * `prefix`: `llm.input_messages.` or `llm.output_messages.`, with its dot.
 pub fn take_openinference(attributes: &mut Attributes<'_>, prefix: &str, default_role: Role) -> Vec<Stated> {
     take(attributes, prefix, default_role, |slot, key, value| {
-        let Some(key) = key.strip_prefix("message.") else { return Some(value) };
+        let Some(key) = key.strip_prefix("message.") else { return set_autogen(slot, key, value) };
         if let Some(rest) = key.strip_prefix("tool_calls.") {
             let Some((number, key)) = split_index(rest) else { return Some(value) };
             let call = slot.call(number);
@@ -36,16 +36,27 @@ pub fn take_openinference(attributes: &mut Attributes<'_>, prefix: &str, default
             "tool_call_id" => message.tool_call_id = value.into_text(),
             "function_call_name" => slot.call(0).name = value.into_text().unwrap_or_default(),
             "function_call_arguments_json" => slot.call(0).arguments = value.into_text().unwrap_or_default(),
-            // AutoGen's results: one JSON object `{"content", "name", "call_id", "is_error"}` for each.
-            "function.0" if message.content.is_none() => {
-                let result = value.as_text().and_then(|json| read_stated(&json, Role::Tool).ok()?.into_iter().next());
-                let Some(result) = result else { return Some(value) };
-                *message = result.message;
-            }
-            _ => return Some(value),
+            _ => return set_autogen(slot, key, value),
         }
         None
     })
+}
+
+/// AutoGen's additions: results of tools, a JSON object `{"content", "name", "call_id", "is_error"}` for each, and the text that
+/// came with tool calls. They stand beside `message.` or in it.
+fn set_autogen<'a>(slot: &mut Slot, key: &str, value: Value<'a>) -> Option<Value<'a>> {
+    if let Some(number) = key.strip_prefix("function.").and_then(|number| number.parse().ok()) {
+        let result = value.as_text().and_then(|json| read_stated(&json, Role::Tool).ok()?.into_iter().next());
+        let Some(mut result) = result else { return Some(value) };
+        result.message.role = Role::Tool;
+        slot.results.push((number, result));
+        return None;
+    }
+    if key == "thought" && slot.stated.message.content.is_none() {
+        slot.stated.message.content = value.into_text();
+        return None;
+    }
+    Some(value)
 }
 
 /// Takes the messages under `prefix` as Traceloop and AgentOps write them: `<prefix>{i}.role`, `.content`,
@@ -96,6 +107,8 @@ struct Slot {
     stated: Stated,
     calls: Vec<(u32, ToolCallRequest)>,
     parts: Vec<(u32, Vec<(String, String)>)>,
+    /// Results of several tools in one message: messages of their own.
+    results: Vec<(u32, Stated)>,
 }
 
 fn take<'a>(
@@ -114,7 +127,14 @@ fn take<'a>(
         set(slots.last_mut()?, key, value)
     });
     slots.sort_by_key(|slot| slot.index);
-    slots.into_iter().map(|slot| slot.finish(default_role)).filter(|stated| *stated != Stated::default()).collect()
+    let messages = slots.into_iter().flat_map(|mut slot| {
+        slot.results.sort_by_key(|(number, _)| *number);
+        let results: Vec<Stated> = std::mem::take(&mut slot.results).into_iter().map(|(_, result)| result).collect();
+        let message = slot.finish(default_role);
+        let stands_alone = results.is_empty() || !message.message.is_empty();
+        results.into_iter().chain(stands_alone.then_some(message))
+    });
+    messages.filter(|stated| *stated != Stated::default()).collect()
 }
 
 impl Slot {
@@ -247,10 +267,12 @@ mod tests {
                 ("llm.input_messages.1.message.role", "assistant"),
                 ("llm.input_messages.1.message.tool_calls.0.tool_call.function.name", "f"),
                 ("llm.input_messages.1.message.tool_calls.0.tool_call.function.arguments", "{}"),
+                ("llm.input_messages.1.thought", "hm"),
                 ("llm.input_messages.2.message.role", "function"),
-                ("llm.input_messages.2.message.function.0", r#"{"content":"boom","name":"f","call_id":"c1","is_error":true}"#),
+                ("llm.input_messages.2.function.0", r#"{"content":"boom","name":"f","call_id":"c1","is_error":true}"#),
+                ("llm.input_messages.2.function.1", r#"{"content":"4","name":"g","call_id":"c2","is_error":false}"#),
             ],
-            r#"[{"role":"user","content":"see","parts":[{"text":"see","type":"text"},{"image.image.url":"http://x","type":"image"}]},{"role":"assistant","content":null,"tool_calls":[{"id":null,"type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"boom","name":"f","tool_call_id":"c1","is_error":true}]"#,
+            r#"[{"role":"user","content":"see","parts":[{"text":"see","type":"text"},{"image.image.url":"http://x","type":"image"}]},{"role":"assistant","content":"hm","tool_calls":[{"id":null,"type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"boom","name":"f","tool_call_id":"c1","is_error":true},{"role":"tool","content":"4","name":"g","tool_call_id":"c2","is_error":false}]"#,
             None,
         );
     }

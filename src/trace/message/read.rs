@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::text::{compact, text};
-use super::{Message, Role, ToolCallRequest, join};
+use super::{Message, Role, ToolCallRequest, join, plain};
 
 /// How deep lists of lists of messages are followed: LangChain has one list for each prompt of a batch.
 const MAX_LIST_DEPTH: usize = 3;
@@ -111,6 +111,14 @@ pub fn read_message(json: &str, default_role: Role) -> Result<Option<Message>, s
 
 /// As `read_messages`, with finish reasons, and with the role of messages that name none.
 pub fn read_stated(json: &str, default_role: Role) -> Result<Vec<Stated>, serde_json::Error> {
+    match plain::read(json) {
+        Some(stated) => Ok(stated),
+        None => read_any(json, default_role),
+    }
+}
+
+/// Reads messages of every shape, slower.
+pub(super) fn read_any(json: &str, default_role: Role) -> Result<Vec<Stated>, serde_json::Error> {
     let mut reader = Reader { default_role, out: Vec::new(), open: false };
     reader.push(json.trim(), 0)?;
     Ok(reader.out)

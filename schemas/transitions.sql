@@ -28,5 +28,5 @@ create table transitions (
     return_value double,                -- G_it
     advantage double,                   -- what train multiplies the gradient with
     weight double not null,             -- weight of the row in the loss, 1 unless set
-    drop_reason text                    -- null: to be used; else not_train, other_agent, no_reward, no_variance, overlong, abandoned, infrastructure_failure, failed_call, empty_response, ...
+    drop_reason text                    -- null: to be used; else why not: infrastructure_failure, not_train, other_agent, no_reward, no_estimate, abandoned, failed_call, empty_response, overlong, singleton, no_variance or no_credit
 );

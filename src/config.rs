@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::air::AirConfig;
+use crate::credit::CreditConfig;
 use crate::derive::DeriveConfig;
 use crate::engine::{EngineConfig, PipelineConfig};
 use crate::exit::Fault;
@@ -26,6 +28,8 @@ pub struct Config {
     pub pipeline: PipelineConfig,
     pub engine: EngineConfig,
     pub derive: DeriveConfig,
+    pub air: AirConfig,
+    pub credit: CreditConfig,
 }
 
 impl Config {

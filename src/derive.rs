@@ -62,8 +62,8 @@ pub fn stage(config: &Config) -> Result<SqlStage> {
     })
 }
 
-/// The relation `reward_weights`: (name text, weight double), a row for each dimension that counts.
-fn reward_weights(weights: &BTreeMap<String, f64>) -> Result<RecordBatch> {
+/// The relation `reward_weights`: (name text, weight double), a row for each dimension that counts. `credit` weighs step rewards by it.
+pub(crate) fn reward_weights(weights: &BTreeMap<String, f64>) -> Result<RecordBatch> {
     if let Some((name, weight)) = weights.iter().find(|(_, weight)| !weight.is_finite()) {
         return Err(Fault::Usage(format!("`derive.reward_weights.{name}` is {weight}; write a finite number")).into());
     }

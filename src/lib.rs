@@ -1,17 +1,23 @@
 //! Fulgurite: reinforcement learning for any AI agent, from the trace files it leaves behind.
 
 #[cfg(feature = "lake")]
+pub mod air;
+#[cfg(feature = "lake")]
 pub mod cli;
 #[cfg(feature = "lake")]
 pub mod commands;
 #[cfg(feature = "lake")]
 pub mod config;
 #[cfg(feature = "lake")]
+pub mod credit;
+#[cfg(feature = "lake")]
 pub mod derive;
 #[cfg(feature = "lake")]
 pub mod engine;
 #[cfg(feature = "lake")]
 pub mod exit;
+#[cfg(feature = "lake")]
+mod explain;
 #[cfg(feature = "lake")]
 pub mod lake;
 #[cfg(feature = "lake")]

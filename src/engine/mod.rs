@@ -9,6 +9,7 @@
 //! is computed once into temporary Parquet. A table that is written is read back by the files after it, never computed again.
 
 mod builtin;
+mod choice;
 mod grain;
 mod relation;
 mod session;

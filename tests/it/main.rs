@@ -1,6 +1,9 @@
 //! The integration tests: one binary, one module a subject.
 
+mod air;
+mod cases;
 mod crash;
+mod credit;
 mod lake;
 mod lake_faults;
 mod peers;

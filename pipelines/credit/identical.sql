@@ -1,0 +1,10 @@
+-- credit/identical: every call answers for the whole of its rollout's advantage.
+--
+-- reads   scored_calls
+-- writes  weights
+-- grain   rollout_id, call_id
+--
+-- Source: Agent Lightning (Luo et al. 2025, arXiv 2508.03680), section 3.3.
+
+select rollout_id, call_id, cast(1 as double) as weight
+from scored_calls

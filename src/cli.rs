@@ -11,6 +11,7 @@ use crate::commands;
 use crate::config::Config;
 use crate::derive;
 use crate::exit::{ExitCode, Fault};
+use crate::ingest;
 use crate::lake::Lake;
 use crate::progress::Progress;
 use crate::stage::{Context, Stop, Summary};
@@ -74,6 +75,19 @@ pub struct Globals {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Read trace files into the tables spans and rejects
+    #[command(before_help = "Examples:
+  fulgurite ingest traces/ --lake runs/lake --batch 2026-11-22
+  fulgurite ingest 'traces/**/*.jsonl*' s3://bucket/traces/ --lake runs/lake --batch 2026-11-22
+  fulgurite ingest - --lake runs/lake --batch 2026-11-22 < traces.jsonl")]
+    Ingest {
+        /// Files, directories, globs in quotes, URLs of objects or prefixes, or - for standard input
+        #[arg(required = true, value_name = "PATHS")]
+        paths: Vec<String>,
+        /// Exit with 1 and commit nothing where more records are set aside: a number, or a share such as 5%
+        #[arg(long, value_name = "N")]
+        max_rejects: Option<String>,
+    },
     /// Spans into rollouts, calls, tool_calls and rewards
     #[command(before_help = "Example:
   fulgurite derive --lake runs/lake --batch 2026-11-22")]
@@ -132,6 +146,13 @@ pub enum Command {
 /// Examples come first: they are what most readers of a help page look for.
 const HELP: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}\n";
 
+/// What to do where the lake is not there.
+#[derive(Debug, Clone, Copy)]
+enum Missing {
+    Make,
+    Refuse,
+}
+
 /// The command line as clap sees it, for parsing, completions and man pages.
 pub fn command() -> clap::Command {
     Cli::command().help_template(HELP).mut_subcommands(|subcommand| subcommand.help_template(HELP))
@@ -146,7 +167,12 @@ pub fn parse() -> Cli {
 pub fn run(cli: Cli) -> Result<u8> {
     let Cli { globals, command } = cli;
     match command {
-        Command::Derive => return globals.stage(async |context| derive::run(context).await),
+        Command::Ingest { paths, max_rejects } => {
+            let mut globals = globals;
+            globals.settings.extend(max_rejects.map(|limit| format!("ingest.max_rejects={limit:?}")));
+            return globals.stage(Missing::Make, async |context| ingest::run(context, &paths).await);
+        }
+        Command::Derive => return globals.stage(Missing::Refuse, async |context| derive::run(context).await),
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,
@@ -201,11 +227,14 @@ impl Globals {
     }
 
     /// Runs a stage on the batch and reports it.
-    fn stage(&self, work: impl AsyncFnOnce(&Context) -> Result<Summary>) -> Result<u8> {
+    fn stage(&self, missing: Missing, work: impl AsyncFnOnce(&Context) -> Result<Summary>) -> Result<u8> {
         let (config, progress, stop) = self.surroundings()?;
         let (location, batch) = (self.lake()?, self.batch()?.to_owned());
         let summary = runtime(&config)?.block_on(async {
-            let lake = Lake::open_existing(location).await?;
+            let lake = match missing {
+                Missing::Make => Lake::open(location).await?,
+                Missing::Refuse => Lake::open_existing(location).await?,
+            };
             let progress = progress.clone();
             let context =
                 Context { lake, batch, config: config.clone(), rebuild: self.rebuild, dry_run: self.dry_run, progress, stop };

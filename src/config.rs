@@ -15,6 +15,7 @@ use crate::credit::CreditConfig;
 use crate::derive::DeriveConfig;
 use crate::engine::{EngineConfig, PipelineConfig};
 use crate::exit::Fault;
+use crate::ingest::IngestConfig;
 
 /// Everything that a pipeline file can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +28,7 @@ pub struct Config {
     pub folder: Option<PathBuf>,
     pub pipeline: PipelineConfig,
     pub engine: EngineConfig,
+    pub ingest: IngestConfig,
     pub derive: DeriveConfig,
     pub air: AirConfig,
     pub credit: CreditConfig,

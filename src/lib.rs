@@ -19,6 +19,8 @@ pub mod exit;
 #[cfg(feature = "lake")]
 mod explain;
 #[cfg(feature = "lake")]
+pub mod ingest;
+#[cfg(feature = "lake")]
 pub mod lake;
 #[cfg(feature = "lake")]
 pub mod progress;

@@ -43,6 +43,7 @@ use crate::schema;
 pub use commit::Run;
 pub use manifest::{DataFile, Freshness, Input, Lineage, Manifest, TableEntry, hash_hex};
 pub use status::StageStatus;
+pub use store::fault as store_fault;
 pub use vacuum::Vacuumed;
 pub use views::Dialect;
 pub use writer::TableWriter;
@@ -260,6 +261,11 @@ impl ManifestPath {
         let version = name.strip_prefix('v')?.strip_suffix(".json")?.parse().ok()?;
         parts.next().is_none().then(|| ManifestPath { stage: stage.to_owned(), batch: batch.to_owned(), version })
     }
+}
+
+/// The store behind a URL such as `s3://bucket`, for reading traces from it.
+pub fn open_store(location: &str) -> Result<Arc<dyn ObjectStore>> {
+    store::open(location, None)
 }
 
 /// A stage's or batch's name becomes a folder on every kind of store and the value of a hive partition, so it is kept plain.

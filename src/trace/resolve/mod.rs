@@ -102,8 +102,7 @@ pub fn resolve(
 ) -> (Vec<Row>, Vec<(Origin, Unresolved)>) {
     let mut rollouts: BTreeMap<Box<str>, (RolloutSource, Vec<Span>)> = BTreeMap::new();
     for span in langsmith::complete(spans) {
-        let (rollout, source) =
-            components.rollout(&span).unwrap_or_else(|| (lonely_rollout(&span, files), RolloutSource::Record));
+        let (rollout, source) = rollout_of(&span, components, files);
         rollouts.entry(rollout).or_insert_with(|| (source, Vec::new())).1.push(span);
     }
     let mut rows = Vec::new();
@@ -124,10 +123,16 @@ pub fn resolve(
     (rows, unresolved)
 }
 
-/// A record that belongs to no known rollout stands for itself, under the name of the place where it was read.
-fn lonely_rollout(span: &Span, files: &[String]) -> Box<str> {
-    let file = files.get(span.origin.file as usize).map_or("", String::as_str);
-    format!("{file}:{}", span.origin.line).into()
+/// The rollout that a span is a part of. A record that belongs to none that is known stands for itself, under the name of the place
+/// where it was read.
+///
+/// Looks at nothing of the span but its format, trace id, stated rollout and attempt and, where it has neither trace nor rollout, the
+/// targets of its rewards and its origin.
+pub fn rollout_of(span: &Span, components: &Components, files: &[String]) -> (Box<str>, RolloutSource) {
+    components.rollout(span).unwrap_or_else(|| {
+        let file = files.get(span.origin.file as usize).map_or("", String::as_str);
+        (format!("{file}:{}", span.origin.line).into(), RolloutSource::Record)
+    })
 }
 
 /// An end before the start says nothing about the end; the start keeps the span in its place.

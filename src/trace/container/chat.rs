@@ -17,7 +17,7 @@
 //! Beside `messages`, `tools` and `parallel_tool_calls`, which are OpenAI's, these optional keys are understood:
 //!
 //! * of the record: `reward` (a number, or an object of numbers by name), `group` or `group_id`, `task_id`, `rollout_id` or `id`,
-//!   `attempt_id`, `split`, `policy_version`, `model`, `temperature`, `metadata` (an object that may hold the same ids), and
+//!   `attempt_id`, `split`, `policy_version`, `model` (that answered), `temperature`, `metadata` (an object that may hold the same ids), and
 //!   `prompt_token_ids`, `response_token_ids`, `logprobs`, `finish_reason` of the last call;
 //! * of an assistant message: `name` (the agent), `prompt_token_ids`, `token_ids` or `response_token_ids`, `logprobs`,
 //!   `finish_reason`, `reward` (of this call), `reasoning_content`;
@@ -230,7 +230,7 @@ fn read_conversation(
 impl Settings {
     fn llm(&self, input: Vec<Message>, choice: Choice, prompt_token_ids: Option<Vec<i32>>) -> Llm {
         Llm {
-            model_requested: self.model.clone(),
+            model: self.model.clone(),
             temperature: self.temperature,
             params_json: self.parallel_tool_calls.map(|flag| format!("{{\"parallel_tool_calls\":{flag}}}")),
             input,

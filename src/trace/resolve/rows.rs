@@ -266,7 +266,8 @@ impl Offer {
 fn tool_columns(row: &mut Row, node: &Node, asker: Option<String>, offer: Option<&Offer>) {
     let tool = node.span.tool.as_deref();
     let asked = node.asked.as_ref();
-    row.tool_name = tool.and_then(|tool| tool.name.clone());
+    // A handoff may be recorded as one between agents, without the tool that the model called for it.
+    row.tool_name = tool.and_then(|tool| tool.name.clone()).or_else(|| asked?.name.clone());
     row.tool_call_id = tool.and_then(|tool| tool.call_id.clone()).or_else(|| asked?.tool_call_id.clone());
     row.asked_by = asker;
     row.asked_by_source = asked.map(|asked| asked.source);

@@ -21,6 +21,8 @@ pub(super) struct Asked {
     pub position: usize,
     /// `id` or `order`.
     pub source: &'static str,
+    /// The tool that the model named; `None` where its response was not recorded.
+    pub name: Option<String>,
     /// As the model wrote them; `None` where its response was not recorded.
     pub arguments: Option<String>,
     pub tool_call_id: Option<String>,
@@ -187,6 +189,7 @@ fn take(request: &mut Request, source: &'static str) -> Asked {
         call: request.call,
         position: request.position,
         source,
+        name: Some(request.name.clone()),
         arguments: Some(request.arguments.clone()),
         tool_call_id: request.id.clone(),
     }
@@ -205,7 +208,7 @@ fn by_turn(nodes: &mut [Node], tools: &[usize], calls: &[usize]) {
         let silent = nodes[call].span.llm.as_ref().is_none_or(|llm| llm.choices.is_empty());
         if nodes[*tool].asked.is_none() && silent && nodes[call].span.status != Status::Error {
             let position = asked_of.entry(call).or_default();
-            nodes[*tool].asked = Some(Asked { call, position: *position, source: "order", arguments: None, tool_call_id: None });
+            nodes[*tool].asked = Some(Asked { call, position: *position, source: "order", name: None, arguments: None, tool_call_id: None });
             *position += 1;
         }
     }

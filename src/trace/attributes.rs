@@ -141,14 +141,6 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Adds a value, or puts it in the place of the one that is there.
-    pub fn insert(&mut self, key: Cow<'a, str>, value: Value<'a>) {
-        match self.entries.binary_search_by(|(entry, _)| entry.as_ref().cmp(key.as_ref())) {
-            Ok(position) => self.entries[position].1 = Some(value),
-            Err(position) => self.entries.insert(position, (key, Some(value))),
-        }
-    }
-
     /// Moves a value into a field that is still empty. Where the field has the same value already, the attribute goes too;
     /// where it has another, or the value has another type, the attribute stays.
     pub fn fill_text(&mut self, key: &str, field: &mut Option<String>) {

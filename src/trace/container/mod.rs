@@ -7,7 +7,7 @@ pub mod ids;
 mod keys;
 pub mod langsmith;
 mod mend;
-mod metadata;
+pub(crate) mod metadata;
 pub mod openai_agents;
 pub mod otel_console;
 mod otlp;

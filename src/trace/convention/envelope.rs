@@ -12,7 +12,8 @@ use crate::trace::span::Tool;
 pub(super) fn arguments(recorded: &str) -> (Cow<'_, str>, bool) {
     let Some(object) = Object::parse(recorded) else { return (Cow::Borrowed(recorded), true) };
     let only = |known: &[&str]| object.iter().all(|(key, _)| known.contains(&key));
-    if let Some(input) = object.text("input_str").filter(|_| only(&["input_str", "tags", "metadata", "inputs", "kwargs"])) {
+    let is_callback = only(&["input_str", "inputs"]) || object.get("tags").is_some() || object.get("metadata").is_some();
+    if let Some(input) = object.text("input_str").filter(|_| is_callback) {
         let inputs = object.get("inputs").filter(|inputs| inputs.get().starts_with('{'));
         let arguments = match inputs {
             Some(inputs) => inputs.get().to_owned(),

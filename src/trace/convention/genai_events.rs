@@ -70,10 +70,10 @@ pub(super) fn log(mut raw: RawLog<'_>, sink: &mut Sink) -> Span {
         span.llm = Some(Box::new(llm));
     }
     if raw.body != Value::Null {
-        attributes.insert("log.body".into(), raw.body);
+        attributes.put("log.body", raw.body);
     }
     if let Some(severity) = raw.severity {
-        attributes.insert("log.severity".into(), Value::Str(severity));
+        attributes.put("log.severity", Value::Str(severity));
     }
     attributes.fill_text("error.type", &mut span.error_type);
     span.attributes_json = attributes.to_json();

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{Present, litellm};
 use crate::trace::attributes::{Attributes, Value};
 use crate::trace::container::ReadOptions;
+use crate::trace::container::metadata::split;
 use crate::trace::message::text::string;
 use crate::trace::object::Object;
 use crate::trace::openai::fill;
@@ -96,7 +97,7 @@ fn stated(span: &mut Span, key: &str, value: &Value<'_>) {
         "attempt_id" => fill(&mut identity.attempt_id, Some(text.to_owned())),
         "group_id" => fill(&mut identity.group_id, Some(text.to_owned())),
         "session_id" | "sessionId" | "thread_id" => fill(&mut identity.session_id, Some(text.to_owned())),
-        "split" => fill(&mut identity.split, Some(split(text).to_owned())),
+        "split" => fill(&mut identity.split, split(text)),
         "policy_version" => fill(&mut identity.policy_version, text.parse().ok()),
         "lc_agent_name" => identity.agent_hint = Some(text.to_owned()),
         "langgraph_checkpoint_ns" => {
@@ -115,15 +116,6 @@ fn task(span: &mut Span, source: TaskIdSource, id: &str) {
     let task_id = &mut span.identity.task_id;
     if !id.is_empty() && task_id.as_ref().is_none_or(|(known, _)| source < *known) {
         *task_id = Some((source, id.to_owned()));
-    }
-}
-
-fn split(stated: &str) -> &str {
-    match stated {
-        "train" | "training" => "train",
-        "val" | "valid" | "validation" | "dev" | "eval" => "val",
-        "test" | "testing" => "test",
-        other => other,
     }
 }
 

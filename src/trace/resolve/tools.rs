@@ -208,7 +208,8 @@ fn by_turn(nodes: &mut [Node], tools: &[usize], calls: &[usize]) {
         let silent = nodes[call].span.llm.as_ref().is_none_or(|llm| llm.choices.is_empty());
         if nodes[*tool].asked.is_none() && silent && nodes[call].span.status != Status::Error {
             let position = asked_of.entry(call).or_default();
-            nodes[*tool].asked = Some(Asked { call, position: *position, source: "order", name: None, arguments: None, tool_call_id: None });
+            nodes[*tool].asked =
+                Some(Asked { call, position: *position, source: "order", name: None, arguments: None, tool_call_id: None });
             *position += 1;
         }
     }

@@ -210,9 +210,7 @@ fn read_report(mut record: Attributes<'_>, origin: Origin, options: &ReadOptions
     let trace = record.take("trace").unwrap_or(Value::Null);
     for (part, position) in trace.elements().into_iter().zip(1..) {
         let origin = Origin { position, ..origin };
-        if let Err(reject) = read_sdk_span(part, origin, &identity, options, sink) {
-            sink.reject(origin, reject, part.as_bytes());
-        }
+        sink.part(part, origin, |sink| read_sdk_span(part, origin, &identity, options, sink));
     }
     let known: Vec<String> = sink.spans[before..].iter().filter_map(|span| span.llm.as_ref()?.response_id.clone()).collect();
     let mut position = u32::try_from(sink.spans.len() - before).unwrap_or(u32::MAX);

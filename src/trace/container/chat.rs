@@ -12,11 +12,12 @@
 //! ```
 //!
 //! Every assistant message is an LLM call whose prompt is all that stands before it, except where its `weight` is 0: then it is history
-//! and not an answer to learn from. A conversation is one rollout. Tool messages are the results that the next call was told.
+//! and not an answer to learn from. A conversation is one rollout, except that lines with the same `rollout_id` are one together (as
+//! where each agent of a run has a line of its own). Tool messages are the results that the next call was told.
 //!
 //! Beside `messages`, `tools` and `parallel_tool_calls`, which are OpenAI's, these optional keys are understood:
 //!
-//! * of the record: `reward` (a number, or an object of numbers by name), `group` or `group_id`, `task_id`, `rollout_id` or `id`,
+//! * of the record: `reward` (a number, or an object of numbers by name), `group` or `group_id`, `task_id`, `rollout_id`,
 //!   `attempt_id`, `split`, `policy_version`, `model` (that answered), `temperature`, `metadata` (an object that may hold the same ids), and
 //!   `prompt_token_ids`, `response_token_ids`, `logprobs`, `finish_reason` of the last call;
 //! * of an assistant message: `name` (the agent), `prompt_token_ids`, `token_ids` or `response_token_ids`, `logprobs`,
@@ -86,7 +87,7 @@ fn read_pair(mut record: Attributes<'_>, text: &str, identity: Identity, origin:
 /// What a line says of the rollout that it holds.
 fn identity(record: &mut Attributes<'_>, options: &ReadOptions) -> Identity {
     let mut identity = Identity {
-        rollout_id: take_id(record, "rollout_id").or_else(|| take_id(record, "id")),
+        rollout_id: take_id(record, "rollout_id"),
         attempt_id: take_id(record, "attempt_id"),
         group_id: take_id(record, "group").or_else(|| take_id(record, "group_id")),
         policy_version: record.take_int("policy_version"),

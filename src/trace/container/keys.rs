@@ -98,7 +98,14 @@ pub fn syntax_reject(text: &str, error: serde_json::Error) -> Reject {
     if depth(text) > MAX_DEPTH {
         return Reject::TooDeep;
     }
-    if error.is_eof() { Reject::Truncated } else { Reject::Json(error) }
+    // A number without its last digits (`1.`) is no number, whether or not more was to come.
+    let last_line = text.rsplit('\n').next().unwrap_or_default();
+    let at_end = error.column() >= last_line.len() && error.line() > memchr::memchr_iter(b'\n', text.as_bytes()).count();
+    if error.is_eof() || at_end && last_line.ends_with(['.', 'e', 'E', '+', '-']) {
+        Reject::Truncated
+    } else {
+        Reject::Json(error)
+    }
 }
 
 /// The reject for text that could not be read as a `container`: too deep or broken where that was the reason, else of another

@@ -62,9 +62,7 @@ fn read_run(
     sink.spans.push(span);
     for part in children.elements() {
         let origin = Origin { position: next_position(origin, sink), ..origin };
-        if let Err(reject) = parse(part).and_then(|record| read_run(record, part, origin, options, sink)) {
-            sink.reject(origin, reject, part.as_bytes());
-        }
+        sink.part(part, origin, |sink| read_run(parse(part)?, part, origin, options, sink));
     }
     Ok(())
 }
@@ -80,9 +78,7 @@ fn read_request(record: &Attributes<'_>, origin: Origin, options: &ReadOptions, 
     for key in ["post", "patch"] {
         for part in record.get(key).map(Value::elements).unwrap_or_default() {
             let origin = Origin { position: next_position(origin, sink), ..origin };
-            if let Err(reject) = parse(part).and_then(|record| read_run(record, part, origin, options, sink)) {
-                sink.reject(origin, reject, part.as_bytes());
-            }
+            sink.part(part, origin, |sink| read_run(parse(part)?, part, origin, options, sink));
         }
     }
 }

@@ -20,8 +20,15 @@ pub fn identify(identity: &mut Identity, metadata: &Attributes<'_>, options: &Re
     if identity.session_id.is_none() {
         identity.session_id = first_text(metadata, SESSION_ID_KEYS);
     }
-    if identity.group_id.is_none() {
-        identity.group_id = first_text(metadata, ["group_id"]);
+    for (known, key) in
+        [(&mut identity.rollout_id, "rollout_id"), (&mut identity.attempt_id, "attempt_id"), (&mut identity.group_id, "group_id")]
+    {
+        if known.is_none() {
+            *known = first_text(metadata, [key]);
+        }
+    }
+    if identity.policy_version.is_none() {
+        identity.policy_version = metadata.get("policy_version").and_then(Value::as_int);
     }
     if identity.split.is_none() {
         identity.split = metadata.text("split").and_then(split);

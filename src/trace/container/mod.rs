@@ -50,6 +50,24 @@ impl Sink {
     pub fn reject(&mut self, origin: Origin, reject: Reject, raw: &[u8]) {
         self.rejects.push(RejectedRecord { origin, size_bytes: raw.len() as u64, reject, raw: bounded_raw(raw) });
     }
+
+    /// Reads a record, or a part of one, of which nothing stays here if it is refused.
+    fn all_or_nothing(&mut self, read: impl FnOnce(&mut Self) -> Result<(), Reject>) -> Result<(), Reject> {
+        let (spans, rejects) = (self.spans.len(), self.rejects.len());
+        let outcome = read(self);
+        if outcome.is_err() {
+            self.spans.truncate(spans);
+            self.rejects.truncate(rejects);
+        }
+        outcome
+    }
+
+    /// Reads a part of a record; one that is refused is set aside alone.
+    fn part(&mut self, text: &str, origin: Origin, read: impl FnOnce(&mut Self) -> Result<(), Reject>) {
+        if let Err(reject) = self.all_or_nothing(read) {
+            self.reject(origin, reject, text.as_bytes());
+        }
+    }
 }
 
 /// Reads one record of JSON text (a line, or one top-level value of a document).
@@ -61,9 +79,9 @@ pub fn read_json(record: &[u8], origin: Origin, options: &ReadOptions, sink: &mu
         Some(_) => Reject::Utf8 { offset: error.valid_up_to() },
         None => Reject::Truncated,
     })?;
-    match read_text(text, origin, options, sink) {
+    match sink.all_or_nothing(|sink| read_text(text, origin, options, sink)) {
         Err(Reject::Json(error)) => match mend::mend(text) {
-            Some(mended) => read_text(&mended, origin, options, sink),
+            Some(mended) => sink.all_or_nothing(|sink| read_text(&mended, origin, options, sink)),
             None => Err(Reject::Json(error)),
         },
         read => read,

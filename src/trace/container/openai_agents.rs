@@ -38,9 +38,7 @@ pub fn read(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink) 
     if let Some(batch) = batch {
         for (part, position) in batch.elements().into_iter().zip(0..) {
             let origin = Origin { position, ..origin };
-            if let Err(reject) = parse(part).and_then(|record| read_one(record, origin, options, sink)) {
-                sink.reject(origin, reject, part.as_bytes());
-            }
+            sink.part(part, origin, |sink| read_one(parse(part)?, origin, options, sink));
         }
         return Ok(());
     }
@@ -279,7 +277,7 @@ mod tests {
         assert_eq!((codes(&wrapped), wrapped.spans[0].span_id.as_str()), (vec![], "s"));
         let trace = r#"{"object":"trace","id":"t","workflow_name":"w","group_id":"g","metadata":{"task_id":"k","split":"test"}}"#;
         let batch = sink_of(&format!(r#"{{"data":[{trace},{record},{{"object":"trace.span"}},5]}}"#), &[]);
-        assert_eq!((codes(&batch), batch.spans.len()), (vec!["missing_field", "json"], 2));
+        assert_eq!((codes(&batch), batch.spans.len()), (vec!["missing_field", "bad_value"], 2));
         let identity = &batch.spans[0].identity;
         assert_eq!(identity.task_id, Some((TaskIdSource::Metadata, "k".to_owned())));
         assert_eq!(

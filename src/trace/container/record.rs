@@ -1,7 +1,7 @@
 //! What the readers of JSON records share: parsing one, and times, numbers and rewards in it.
 
 use super::Sink;
-use super::keys::{depth, syntax_reject};
+use super::keys::{depth, parse_reject};
 use crate::trace::attributes::{Attributes, Value};
 use crate::trace::reject::{MAX_DEPTH, Reject};
 use crate::trace::span::{Origin, Status};
@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Result<Attributes<'_>, Reject> {
     if depth(text) > MAX_DEPTH {
         return Err(Reject::TooDeep);
     }
-    Attributes::from_json(text).map_err(|error| syntax_reject(text, error))
+    Attributes::from_json(text).map_err(|error| parse_reject(text, "record", error))
 }
 
 /// A made-up span id, for formats that have none: the place of the record.

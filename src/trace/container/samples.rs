@@ -200,3 +200,46 @@ fn agent_lightning_v03_triplets_join_the_calls_that_they_were_made_of() {
     assert!(calls.iter().all(|call| call.behaviour_logprobs.is_some() || call.sampled_logprobs.is_some()));
     assert_eq!(rows.iter().filter_map(|row| row.reward_value).collect::<Vec<_>>(), [1.0, 1.0]);
 }
+
+/// The scripted run, a record of each shape.
+fn scripted_records() -> Vec<&'static str> {
+    let recordings = [
+        include_str!("../../../tests/it/contract/agent_lightning.jsonl"),
+        include_str!("../../../tests/it/contract/agent_lightning_v1.jsonl"),
+        include_str!("../../../tests/it/contract/openai_agents.jsonl"),
+        include_str!("../../../tests/it/contract/langsmith.jsonl"),
+        include_str!("../../../tests/it/contract/langsmith_wire.jsonl"),
+        include_str!("../../../tests/it/contract/chat.jsonl"),
+    ];
+    recordings.iter().flat_map(|text| text.lines().take(2).chain(text.lines().last())).collect()
+}
+
+#[test]
+fn a_record_cut_anywhere_is_truncated() {
+    for record in scripted_records() {
+        for end in (0..record.len()).step_by(3) {
+            let mut sink = Sink::default();
+            let outcome = read_json(&record.as_bytes()[..end], Origin::default(), &ReadOptions::default(), &mut sink);
+            let code = outcome.expect_err("half a record is refused").code();
+            assert_eq!((code, sink.spans.len(), sink.rejects.len()), ("truncated", 0, 0), "{}", &record[..end]);
+        }
+    }
+}
+
+proptest::proptest! {
+    /// Nothing that a writer or a disk may do to a record makes a reader panic, or leave something behind of what it refuses.
+    #[test]
+    fn damaged_records_are_read_or_refused(damage in proptest::collection::vec((0usize..4000, proptest::num::u8::ANY), 0..6)) {
+        for record in scripted_records() {
+            let mut record = record.as_bytes().to_vec();
+            for (at, byte) in &damage {
+                let at = at % record.len();
+                record[at] = *byte;
+            }
+            let mut sink = Sink::default();
+            if read_json(&record, Origin::default(), &ReadOptions::default(), &mut sink).is_err() {
+                proptest::prop_assert!(sink.spans.is_empty() && sink.rejects.is_empty());
+            }
+        }
+    }
+}

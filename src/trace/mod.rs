@@ -16,6 +16,8 @@ pub mod object;
 pub mod openai;
 pub mod reject;
 pub mod resolve;
+#[cfg(test)]
+mod samples;
 pub mod span;
 pub mod split;
 pub mod time;

@@ -2,6 +2,7 @@
 
 mod air;
 mod cases;
+mod contract;
 mod crash;
 mod credit;
 mod lake;

@@ -17,6 +17,8 @@ pub(super) fn name(nodes: &mut [Node]) {
         let own = identity.agent.as_deref().filter(|_| is_agent);
         let named = identity.agent_hint.as_deref().or(own).map(clean).filter(|name| !name.is_empty());
         nodes[index].agents = match named {
+            // A node of a graph that is called so is no other agent than the graph.
+            Some("agent" | "Agent") if !above.is_empty() => above,
             Some(name) if above.last().is_none_or(|last| last != name) => {
                 // Agents above one of the same name are its own; the spans between are nodes of its graph.
                 let known = above.iter().position(|above| above == name).unwrap_or(above.len());

@@ -78,9 +78,10 @@ pub(super) fn connect(nodes: &mut [Node]) {
         answers.extend(find_answers(nodes, &calls, asked));
     }
     for tool in tools {
-        if let Some(asked) = &nodes[tool].asked {
-            nodes[tool].answer = answers.get(&(asked.call, asked.position)).cloned();
-        }
+        let Some(asked) = &nodes[tool].asked else { continue };
+        nodes[tool].answer = answers.get(&(asked.call, asked.position)).cloned();
+        // Who asked acted. The graph's nodes above a tool are not always those above the call that asked.
+        nodes[tool].agents = Arc::clone(&nodes[asked.call].agents);
     }
     for request in requests.into_iter().filter(|request| !request.taken) {
         let answer = answers.remove(&(request.call, request.position));

@@ -87,10 +87,11 @@ impl Session {
     pub async fn open(lake: &Lake, batch: Option<&str>, config: &Config, stop: &Stop) -> Result<Session> {
         let context = engine::session(config, lake)?;
         context.state_ref().write().config_mut().options_mut().sql_parser.collect_spans = true;
+        let mut committed = lake.tables(batch).await?;
         for table in schema::tables() {
             let name = table.doc.name.as_str();
             let mut all: Option<DataFrame> = None;
-            for files in lake.files(name, batch).await? {
+            for files in committed.remove(name).unwrap_or_default() {
                 let rows = context.read_table(engine::lake_table(table, &files.files)?)?;
                 let rows = with_batch(rows, &files.batch)?;
                 all = Some(match all {

@@ -163,7 +163,9 @@ impl Lineage {
     /// Whether the output of a run that this would make again is there already.
     pub fn freshness(&self, manifest: Option<&Manifest>) -> Freshness {
         let Some(manifest) = manifest else { return Freshness::Missing };
-        let reasons = self.changes_since(manifest);
+        // Equal first: a manifest that was read back may hold a number of its settings an ulp away from what was hashed.
+        let equal = self.fingerprint(&manifest.stage) == manifest.fingerprint;
+        let reasons = if equal { Vec::new() } else { self.changes_since(manifest) };
         match (manifest.sealed, reasons.is_empty()) {
             (true, _) => Freshness::Sealed(reasons),
             (false, true) => Freshness::Fresh,
@@ -232,10 +234,16 @@ fn setting_changes(path: &str, before: &Value, now: &Value, reasons: &mut Vec<St
             let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             setting_changes(&inner, before.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null), reasons);
         }
-    } else if before != now {
+    } else if before != now && !same_number(before, now) {
         let shown = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
         reasons.push(format!("setting `{path}` was {}, is {}", shown(before), shown(now)));
     }
+}
+
+/// Equal but for what reading a number back may change.
+fn same_number(before: &Value, now: &Value) -> bool {
+    let (Some(before), Some(now)) = (before.as_f64(), now.as_f64()) else { return false };
+    (before - now).abs() <= 2.0 * f64::EPSILON * now.abs()
 }
 
 /// The same JSON with the keys of every object in order.
@@ -312,6 +320,17 @@ mod tests {
         assert_eq!(now.freshness(Some(&sealed)).word(), "sealed (older settings)");
         assert_eq!(sealed.lineage.freshness(Some(&sealed)).word(), "sealed");
         assert_eq!(now.freshness(None), Freshness::Missing);
+    }
+
+    #[test]
+    fn a_manifest_read_back_is_fresh_whatever_its_numbers() {
+        for bits in (0..1000).map(|n: u64| 0x3fb9_9999_9999_999a + n * 0x0000_00f1_2345_6789) {
+            let now = lineage(json!({"rate": f64::from_bits(bits)}));
+            let read_back = Manifest::from_json(&manifest(now.clone()).to_json()).unwrap();
+            assert_eq!(now.freshness(Some(&read_back)), Freshness::Fresh);
+            let reasons = lineage(json!({"rate": f64::from_bits(bits), "other": 1})).freshness(Some(&read_back));
+            assert_eq!(reasons.reasons(), ["setting `other` was not set, is 1"]);
+        }
     }
 
     #[test]

@@ -46,7 +46,11 @@ pub fn open(location: &str, directory: Option<&FilePath>) -> Result<Arc<dyn Obje
         "memory" => return Ok(Arc::new(InMemory::new())),
         "s3" | "s3a" => {
             let builder = AmazonS3Builder::from_env().with_url(location).with_retry(retry);
-            let builder = if is_plain_loopback("AWS_ENDPOINT_URL") { builder.with_allow_http(true) } else { builder };
+            let builder = if is_plain_loopback(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]) {
+                builder.with_allow_http(true)
+            } else {
+                builder
+            };
             builder.build().map(|store| Arc::new(store) as _)
         }
         "gs" => {
@@ -54,7 +58,11 @@ pub fn open(location: &str, directory: Option<&FilePath>) -> Result<Arc<dyn Obje
         }
         "az" | "azure" | "abfs" | "abfss" => {
             let builder = MicrosoftAzureBuilder::from_env().with_url(location).with_retry(retry);
-            let builder = if is_plain_loopback("AZURE_ENDPOINT") { builder.with_allow_http(true) } else { builder };
+            let builder = if is_plain_loopback(&["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]) {
+                builder.with_allow_http(true)
+            } else {
+                builder
+            };
             builder.build().map(|store| Arc::new(store) as _)
         }
         scheme => {
@@ -108,11 +116,12 @@ fn parse(location: &str) -> Result<Url, Fault> {
     Url::parse(location).map_err(|error| Fault::Usage(format!("`{location}` is no URL: {error}")))
 }
 
-/// Whether the endpoint in this variable is on this machine and without TLS: allowed there, and nowhere else without being asked.
-fn is_plain_loopback(variable: &str) -> bool {
-    let Ok(endpoint) = std::env::var(variable) else { return false };
-    Url::parse(&endpoint)
-        .is_ok_and(|url| url.scheme() == "http" && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")))
+/// Whether the endpoint in the first of these variables that is set is on this machine and without TLS: allowed there, and nowhere else
+/// without being asked.
+fn is_plain_loopback(variables: &[&str]) -> bool {
+    let Some(endpoint) = variables.iter().find_map(|name| std::env::var(name).ok()) else { return false };
+    let Ok(url) = Url::parse(&endpoint) else { return false };
+    url.scheme() == "http" && matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
 #[cfg(test)]

@@ -58,7 +58,11 @@ impl<'a> Attributes<'a> {
 
     /// Removes a value that is an object, or a string that holds one; anything else stays. See [`Attributes::of_object`].
     pub fn take_object(&mut self, key: &str) -> Option<Value<'a>> {
-        self.get(key)?.object_text()?;
+        let value = self.get(key)?;
+        let json = value.object_text()?;
+        if matches!(value, Value::Str(_)) && Attributes::from_json(json).is_err() {
+            return None;
+        }
         self.take(key)
     }
 
@@ -446,6 +450,9 @@ mod tests {
         assert_eq!(attributes.take_double("d"), Some(1.5));
         assert!(!attributes.contains("n"));
         assert_eq!(attributes.take_object("s"), None);
+        attributes.put("brackets", Value::Str("{no json}".into()));
+        assert_eq!(attributes.take_object("brackets"), None);
+        attributes.take("brackets");
         let inner = attributes.take_object("o2");
         assert_eq!(Attributes::of_object(inner.as_ref()).take_int("y"), Some(1));
         let inner = attributes.take_object("o");

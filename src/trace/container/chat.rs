@@ -38,6 +38,9 @@ use crate::trace::span::{
     Choice, Format, Identity, Kind, Llm, Origin, Reward, RolloutRecord, Span, TaskIdSource, Tool, ToolOffer,
 };
 
+/// Each call holds its whole prompt, so that a conversation takes the square of its length. What the prompts of one may have together.
+const MAX_PROMPTS_BYTES: usize = 256 << 20;
+
 /// Whether a record is a conversation or a preference pair.
 pub fn recognises(keys: &Keys<'_>) -> bool {
     keys.begins("messages", b'[') || keys.has_all(&["input", "preferred_output"])
@@ -165,6 +168,7 @@ fn read_conversation(
     sink: &mut Sink,
 ) -> Result<(), Reject> {
     let settings = Settings::take(&mut record);
+    let (mut heard_bytes, mut prompts_bytes) = (0usize, 0usize);
     let mut heard: Vec<Message> = Vec::new();
     let mut spans: Vec<Span> = Vec::new();
     for (index, json) in conversation.messages.iter().enumerate() {
@@ -179,6 +183,16 @@ fn read_conversation(
         let history = index < conversation.history || extras.take_double("weight") == Some(0.0);
         let answer = stated.pop_if(|last| last.message.role == Role::Assistant && !history);
         heard.extend(stated.into_iter().map(|stated| stated.message));
+        if answer.is_some() {
+            prompts_bytes += heard_bytes;
+        }
+        heard_bytes += json.len();
+        if prompts_bytes > MAX_PROMPTS_BYTES {
+            let length = format!("{} messages", conversation.messages.len());
+            let expected =
+                "a conversation whose prompts have at most 256 MiB together; give messages that are history the weight 0";
+            return Err(Reject::bad_value("messages", &length, expected));
+        }
         match answer {
             Some(answer) => {
                 let mut span = conversation.span(index, Kind::Llm, origin);
@@ -402,6 +416,16 @@ mod tests {
             assert_eq!((found, sink.spans[0].kind), (values, Kind::Llm), "{rest}");
         }
         assert_eq!(codes(&sink_of(r#"{"input":{},"preferred_output":[]}"#, &[])), ["missing_field"]);
+    }
+
+    #[test]
+    fn conversation_that_would_fill_the_memory_is_refused() {
+        let answer = format!(r#"{{"role":"assistant","content":"{}"}}"#, "x".repeat(1 << 20));
+        let messages = vec![answer; 24].join(",");
+        let sink = sink_of(&format!(r#"{{"messages":[{messages}]}}"#), &[]);
+        assert_eq!((codes(&sink), sink.spans.len()), (vec!["bad_value"], 0));
+        let history = messages.replace(r#"{"role""#, r#"{"weight":0,"role""#);
+        assert_eq!(codes(&sink_of(&format!(r#"{{"messages":[{history}]}}"#), &[])), [""; 0]);
     }
 
     #[test]

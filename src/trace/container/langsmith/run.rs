@@ -61,7 +61,13 @@ pub fn span(mut run: Attributes<'_>, origin: Origin, options: &ReadOptions, sink
     let exceptions = read_status(&mut span, &mut run);
     match span.kind {
         Kind::Llm => span.llm = Some(Box::new(llm(&mut run, &mut inputs, &mut outputs, &mut extra, &metadata))),
-        Kind::Tool => span.tool = Some(Box::new(tool(&name, &mut inputs, &mut outputs, &mut extra, exceptions))),
+        Kind::Tool => {
+            let mut tool = tool(&name, &mut inputs, &mut outputs, &mut extra, exceptions);
+            // Neither has to be an object where somebody else's exporter wrote the run.
+            fill(&mut tool.arguments, run.take_text("inputs"));
+            fill(&mut tool.result, run.take_text("outputs"));
+            span.tool = Some(Box::new(tool));
+        }
         _ => {}
     }
     span.rewards = mean_scores(&run, parent.is_none());

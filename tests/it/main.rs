@@ -5,6 +5,7 @@ mod cases;
 mod contract;
 mod crash;
 mod credit;
+mod ingest;
 mod lake;
 mod lake_faults;
 mod peers;

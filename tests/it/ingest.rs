@@ -1,0 +1,251 @@
+//! Ingest on input that is broken, hostile or large: none of it stops the run, uses unbounded memory or loses a record silently.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// A folder with trace files and a lake.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let lake = self.folder.path().join("lake");
+        Command::new(env!("CARGO_BIN_EXE_fulgurite")).args(arguments).args(["--lake"]).arg(lake).output().unwrap()
+    }
+
+    fn ingest(&self, paths: &[&Path]) -> Value {
+        let mut arguments = vec!["ingest", "--batch", "b", "--json", "--quiet"];
+        arguments.extend(paths.iter().map(|path| path.to_str().unwrap()));
+        let output = self.run(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn rows(&self, query: &str) -> Vec<Value> {
+        let output = self.run(&["sql", query, "--format", "jsonl", "--quiet"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// One OTLP span as a line of JSON, with extra fields.
+fn span(trace: u32, span: u32, extra: Value) -> String {
+    let mut fields = json!({
+        "traceId": format!("{trace:032x}"), "spanId": format!("{span:016x}"), "name": "chat m", "kind": 1,
+        "startTimeUnixNano": format!("{}", 1_000_000_000 + u64::from(span)), "endTimeUnixNano": format!("{}", 2_000_000_000 + u64::from(span)),
+        "attributes": [
+            {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}},
+            {"key": "gen_ai.request.model", "value": {"stringValue": "m"}},
+        ],
+    });
+    fields.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    json!({"resourceSpans": [{"scopeSpans": [{"spans": [fields]}]}]}).to_string()
+}
+
+/// A line that is fine, to see that it survives its neighbours.
+fn good(number: u32) -> String {
+    span(number, number, json!({}))
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Ingests one file: how many spans there are, and the codes, lines and offsets of the rejects.
+fn check(name: &str, bytes: &[u8], spans: u64, rejects: &[(&str, i64)]) {
+    let bench = Bench::new();
+    let path = bench.write(name, bytes);
+    let summary = bench.ingest(&[&path]);
+    assert_eq!(summary["rows"]["spans"], spans, "{name}: spans");
+    let found: Vec<(String, i64)> = bench
+        .rows("select code, source_line, reason, raw, source_file from rejects order by source_line, byte_offset")
+        .iter()
+        .map(|row| {
+            assert_eq!(row["source_file"], path.to_str().unwrap());
+            assert!(!row["reason"].as_str().unwrap().is_empty());
+            assert!(row["raw"].as_str().is_none_or(|raw| raw.len() <= 64 << 10), "{name}: raw text is not bounded");
+            (row["code"].as_str().unwrap().to_owned(), row["source_line"].as_i64().unwrap())
+        })
+        .collect();
+    let found: Vec<(&str, i64)> = found.iter().map(|(code, line)| (code.as_str(), *line)).collect();
+    assert_eq!(found, rejects, "{name}: rejects");
+}
+
+#[test]
+fn broken_records_are_set_aside_and_their_neighbours_kept() {
+    let lines = |middle: &[u8]| [good(1).as_bytes(), b"\n", middle, b"\n", good(2).as_bytes(), b"\n"].concat();
+    let truncated = &good(3)[..40];
+    check("truncated.jsonl", &lines(truncated.as_bytes()), 2, &[("truncated", 2)]);
+    check("garbage.jsonl", &lines(b"{not json}"), 2, &[("json", 2)]);
+    check("words.jsonl", &lines(b"some words"), 2, &[("json", 2)]);
+    check("utf8.jsonl", &lines(b"{\"resourceSpans\": \"\xff\xfe\"}"), 2, &[("utf8", 2)]);
+    check("unknown.jsonl", &lines(b"{\"neither\": \"this\", \"nor\": \"that\"}"), 2, &[("unknown_format", 2)]);
+    let deep = format!("{{\"resourceSpans\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    check("deep.jsonl", &lines(deep.as_bytes()), 2, &[("too_deep", 2)]);
+    check(
+        "mixed.jsonl",
+        &lines(br#"{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]}"#),
+        3,
+        &[],
+    );
+}
+
+#[test]
+fn broken_files_are_set_aside_as_far_as_they_are_broken() {
+    check("empty.jsonl", b"", 0, &[]);
+    check("blank.jsonl", b"\n \n", 0, &[]);
+    check("program", b"\x7fELF\x02\x01\x01\x00\x00\x00", 0, &[("unknown_format", 1)]);
+    check("notes.txt", b"nothing to see here\n", 0, &[("unknown_format", 1)]);
+    let document = format!("[\n{},\n{}", good(1), &good(2)[..60]);
+    check("cut.json", document.as_bytes(), 1, &[("truncated", 3)]);
+
+    let many: String = (0..2000).map(|number| good(number) + "\n").collect();
+    let whole = gzip(many.as_bytes());
+    let bench = Bench::new();
+    let path = bench.write("cut.jsonl.gz", &whole[..whole.len() / 2]);
+    let summary = bench.ingest(&[&path]);
+    let spans = summary["rows"]["spans"].as_u64().unwrap();
+    assert!((1..2000).contains(&spans), "what came before the cut is kept: {spans}");
+    assert!(!bench.rows("select 1 from rejects where code = 'compression'").is_empty());
+
+    let whole = zstd::encode_all(many.as_bytes(), 3).unwrap();
+    let path = bench.write("cut.jsonl.zst", &whole[..whole.len() - 5]);
+    bench.ingest(&[&path]);
+    assert!(!bench.rows("select 1 from rejects where code = 'compression'").is_empty());
+}
+
+#[test]
+fn odd_spans_are_kept() {
+    let bench = Bench::new();
+    let id = |number: u32| format!("{number:016x}");
+    let evaluation = |value: Value| {
+        json!({"attributes": [
+            {"key": "agentlightning.reward.0.name", "value": {"stringValue": "primary"}},
+            {"key": "agentlightning.reward.0.value", "value": value},
+        ], "name": "agentlightning.annotation"})
+    };
+    let lines = [
+        span(1, 1, json!({"parentSpanId": id(2)})),
+        span(1, 2, json!({"parentSpanId": id(1)})),  // parents in a circle
+        span(2, 3, json!({"parentSpanId": id(99)})), // an orphan
+        span(3, 4, json!({"startTimeUnixNano": "5000000000", "endTimeUnixNano": "4000000000"})),
+        span(4, 5, json!({"kind": "SPAN_KIND_OF_TOMORROW", "status": {"code": "STATUS_CODE_PURPLE"}})),
+        span(5, 6, evaluation(json!({"doubleValue": "NaN"}))),
+        span(5, 7, evaluation(json!({"doubleValue": "Infinity"}))),
+        span(5, 8, evaluation(json!({"doubleValue": 0.5}))),
+    ];
+    let path = bench.write("odd.jsonl", lines.join("\n"));
+    bench.ingest(&[&path]);
+    let spans = bench.rows("select span_id, parent_span_id, start_ns, end_ns from spans order by span_id");
+    for number in [1, 2, 3, 4, 5, 8] {
+        assert!(spans.iter().any(|span| span["span_id"].as_str() == Some(&id(number))), "span {number} is lost: {spans:?}");
+    }
+    let values = bench.rows("select reward_value from spans where reward_value is not null");
+    assert_eq!(values, [json!({"reward_value": 0.5})]);
+    assert_eq!(bench.rows("select 1 from rejects where source_line in (6, 7)").len(), 2, "infinite rewards are set aside");
+}
+
+#[test]
+fn the_same_file_twice_counts_once() {
+    let bench = Bench::new();
+    let lines = format!("{}\n{}\n", good(1), good(2));
+    let (first, second) = (bench.write("a.jsonl", &lines), bench.write("b.jsonl", &lines));
+    let summary = bench.ingest(&[&first, &second]);
+    assert_eq!(summary["rows"]["spans"], 4);
+    assert_eq!(bench.rows("select 1 from spans where dedup_of is null").len(), 2);
+}
+
+#[test]
+fn a_huge_line_is_set_aside_in_bounded_memory() {
+    let bench = Bench::new();
+    let path = bench.folder.path().join("huge.jsonl");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    writeln!(file, "{}", good(1)).unwrap();
+    write!(file, "{{\"resourceSpans\": \"").unwrap();
+    for _ in 0..200 {
+        file.write_all(&vec![b'x'; 1 << 20]).unwrap();
+    }
+    writeln!(file, "\"}}\n{}", good(2)).unwrap();
+    drop(file);
+    let lake = bench.folder.path().join("lake");
+    let command = "ulimit -v 2000000; exec \"$0\" ingest \"$1\" --lake \"$2\" --batch b --quiet --threads 2";
+    let status =
+        Command::new("sh").args(["-c", command, env!("CARGO_BIN_EXE_fulgurite")]).arg(&path).arg(&lake).status().unwrap();
+    assert!(status.success());
+    assert_eq!(bench.rows("select 1 from spans").len(), 2);
+    let rejects = bench.rows("select code, source_line, size_bytes, length(raw) as raw from rejects");
+    assert_eq!(rejects.len(), 1);
+    assert_eq!((rejects[0]["code"].as_str(), rejects[0]["source_line"].as_i64()), (Some("too_large"), Some(2)));
+    assert!(rejects[0]["size_bytes"].as_i64().unwrap() > 200 << 20);
+}
+
+#[test]
+fn too_many_rejects_end_the_stage_and_commit_nothing() {
+    let bench = Bench::new();
+    let path = bench.write("a.jsonl", format!("{}\nbroken {{\n{}\n", good(1), good(2)));
+    let path = path.to_str().unwrap();
+    let refused = bench.run(&["ingest", path, "--batch", "b", "--max-rejects", "0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains("1 of 3 records") && message.contains("a.jsonl:2"), "{message}");
+    assert!(!bench.folder.path().join("lake/_manifests/ingest").exists());
+    assert!(bench.run(&["ingest", path, "--batch", "b", "--max-rejects", "40%"]).status.success());
+    assert_eq!(bench.run(&["ingest", path, "--batch", "b", "--max-rejects", "many"]).status.code(), Some(2));
+}
+
+#[test]
+fn large_input_gives_the_same_rows_on_one_thread_and_on_three() {
+    let bench = Bench::new();
+    let padding = "p".repeat(20_000);
+    let text: String =
+        (1..=3000).map(|number| span(number % 700, number, json!({"status": {"code": 1, "message": padding}})) + "\n").collect();
+    let path = bench.write("large.jsonl", text);
+    let dump = |threads: &str, lake: &str| {
+        let lake = bench.folder.path().join(lake);
+        let run = |arguments: &[&str]| {
+            let output = Command::new(env!("CARGO_BIN_EXE_fulgurite")).args(arguments).arg("--lake").arg(&lake).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            output.stdout
+        };
+        run(&["ingest", path.to_str().unwrap(), "--batch", "b", "--quiet", "--threads", threads]);
+        run(&["sql", "select * from spans order by rollout_id, seq", "--format", "csv", "--quiet"])
+    };
+    let one = dump("1", "one");
+    assert_eq!(one.iter().filter(|byte| **byte == b'\n').count(), 3001);
+    assert!(one == dump("3", "three"), "the rows depend on the number of threads");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_without_permission_is_set_aside() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    let path = bench.write("good.jsonl", good(1));
+    let locked = bench.folder.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::read_dir(&locked).is_ok() {
+        println!("skipped: this user may read every folder (root), so a folder without permission cannot be made");
+    } else {
+        let summary = bench.ingest(&[&path, &locked]);
+        assert_eq!(summary["rows"]["spans"], 1);
+        assert_eq!(bench.rows("select 1 from rejects where code = 'unreadable'").len(), 1);
+    }
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o700)).unwrap();
+}

@@ -7,7 +7,7 @@ use super::Work;
 use super::columns::{self, RejectRow};
 use super::spill::{Partition, Spill};
 use crate::trace::reject::bounded_raw;
-use crate::trace::resolve::{Components, ResolveOptions, resolve};
+use crate::trace::resolve::{Components, resolve};
 
 /// Rows encoded at once: a batch of long conversations stays within a few megabytes.
 const BATCH_ROWS: usize = 512;
@@ -26,7 +26,7 @@ pub fn write(work: &Work<'_>, spill: Spill, components: &Components, files: &[St
             let mut rejects = Vec::new();
             for partition in lane {
                 work.context.stop.check()?;
-                let (rows, unresolved) = resolve(spill.take(partition)?, components, files, &ResolveOptions::default());
+                let (rows, unresolved) = resolve(spill.take(partition)?, components, files);
                 rejects.extend(unresolved.into_iter().map(|(origin, reason)| RejectRow {
                     file: origin.file,
                     line: origin.line,

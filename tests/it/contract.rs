@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use fulgurite::trace::container::{ReadOptions, Sink, read_json};
-use fulgurite::trace::resolve::{Joiner, ResolveOptions, Row, ToolStatus, resolve};
+use fulgurite::trace::resolve::{Joiner, Row, ToolStatus, resolve};
 use fulgurite::trace::span::{Kind, Origin};
 use serde_json::Value;
 
@@ -113,7 +113,7 @@ fn read(folder: &Path, files: &[&str]) -> Vec<Row> {
     let mut joiner = Joiner::default();
     sink.spans.iter().for_each(|span| joiner.see(span));
     let names: Vec<String> = files.iter().map(|name| (*name).to_owned()).collect();
-    let (rows, unresolved) = resolve(sink.spans, &joiner.finish(), &names, &ResolveOptions::default());
+    let (rows, unresolved) = resolve(sink.spans, &joiner.finish(), &names);
     assert!(unresolved.is_empty(), "{files:?}: {unresolved:?}");
     rows
 }

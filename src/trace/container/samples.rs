@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{ReadOptions, Sink, read_json};
-use crate::trace::resolve::{Evidence, Joiner, ResolveOptions, Row, ToolStatus, resolve};
+use crate::trace::resolve::{Evidence, Joiner, Row, ToolStatus, resolve};
 use crate::trace::span::{Kind, Origin, TaskIdSource};
 
 /// The folder of recordings; `None`, with a note, where it is not there.
@@ -36,7 +36,7 @@ fn rows(samples: &Path, files: &[&str]) -> Vec<Row> {
     let mut joiner = Joiner::default();
     sink.spans.iter().for_each(|span| joiner.see(span));
     let names: Vec<String> = files.iter().map(|name| (*name).to_owned()).collect();
-    let (rows, unresolved) = resolve(sink.spans, &joiner.finish(), &names, &ResolveOptions::default());
+    let (rows, unresolved) = resolve(sink.spans, &joiner.finish(), &names);
     assert!(unresolved.is_empty(), "{unresolved:?}");
     rows
 }

@@ -187,7 +187,7 @@ impl Stitch {
         for message in &llm.input {
             say(&mut conversation, message);
             if message.role == Role::Assistant {
-                heard = Some(short(&conversation));
+                heard = Some(short(&conversation.finalize()));
             }
         }
         self.heard.extend(heard);
@@ -195,7 +195,7 @@ impl Stitch {
             if choice.message.content.is_some() || !choice.message.tool_calls.is_empty() {
                 let mut conversation = conversation.clone();
                 say(&mut conversation, &choice.message);
-                self.said.push(short(&conversation));
+                self.said.push(short(&conversation.finalize()));
             }
         }
     }
@@ -425,13 +425,10 @@ fn say(conversation: &mut blake3::Hasher, message: &Message) {
 }
 
 fn hash(text: &str) -> Id {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(text.as_bytes());
-    short(&hasher)
+    short(&blake3::hash(text.as_bytes()))
 }
 
-fn short(hasher: &blake3::Hasher) -> Id {
-    let mut bytes = [0; 16];
-    hasher.finalize_xof().fill(&mut bytes);
-    Id::from_le_bytes(bytes)
+fn short(hash: &blake3::Hash) -> Id {
+    let (first, _) = hash.as_bytes().split_first_chunk::<16>().expect("a hash has 32 bytes");
+    Id::from_le_bytes(*first)
 }

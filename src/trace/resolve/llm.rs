@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::status::short_hash;
+use super::status::short_hex;
 use crate::trace::message::{Message, Role};
 use crate::trace::span::{Choice, Llm};
 
@@ -54,7 +54,7 @@ pub(super) fn prompt_hash(llm: &Llm) -> Option<String> {
     }
     let ids = llm.prompt_token_ids.as_ref()?;
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    Some(short_hash(&bytes))
+    Some(short_hex(&blake3::hash(&bytes)))
 }
 
 /// Hash of the system and the first user message: the task, where nothing else names it.
@@ -66,10 +66,10 @@ pub(super) fn task_hash(input: &[Message]) -> Option<String> {
 
 /// Ids of tool calls are left out: engines draw them at random, so that equal states would never meet.
 fn hash_messages<'a>(messages: impl IntoIterator<Item = &'a Message>) -> String {
-    let mut bytes = Vec::new();
+    let mut hasher = blake3::Hasher::new();
     let mut field = |text: &str| {
-        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(text.as_bytes());
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
     };
     for message in messages {
         field(message.role.as_str());
@@ -80,7 +80,7 @@ fn hash_messages<'a>(messages: impl IntoIterator<Item = &'a Message>) -> String 
         }
         field(message.parts_json.as_deref().unwrap_or_default());
     }
-    short_hash(&bytes)
+    short_hex(&hasher.finalize())
 }
 
 pub(super) fn refuses(choice: &Choice) -> bool {

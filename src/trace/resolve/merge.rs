@@ -55,11 +55,21 @@ pub(super) fn records(mut spans: Vec<Span>) -> Vec<Node> {
                 }
             }
         }
-        for (n, node) in nodes[first..].iter_mut().enumerate().skip(1) {
-            node.id = format!("{}~{}", node.span.span_id, n + 1);
+    }
+    number_twins(&mut nodes);
+    nodes
+}
+
+/// Ids become unique in the rollout, which may have several traces: the second node of an id is `<id>~2`.
+fn number_twins(nodes: &mut [Node]) {
+    let mut counts: HashMap<String, usize> = HashMap::with_capacity(nodes.len());
+    for node in nodes {
+        let count = counts.entry(node.span.span_id.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            node.id = format!("{}~{count}", node.span.span_id);
         }
     }
-    nodes
 }
 
 /// Two whole recordings of one span, as two exporters or two encodings write it.

@@ -31,10 +31,6 @@ pub use row::{Evidence, Row, ToolStatus};
 use super::container::langsmith;
 use super::span::{Origin, Span};
 
-/// Settings of resolving.
-#[derive(Debug, Clone, Default)]
-pub struct ResolveOptions {}
-
 /// Something that a span states and that its row cannot hold: for the table `rejects`. The rest of the span has its row.
 #[derive(Debug, thiserror::Error)]
 pub enum Unresolved {
@@ -94,12 +90,7 @@ impl Node {
 ///
 /// * `components`: from a `Joiner` that saw every span of the input.
 /// * `files`: paths or URLs as given to ingest, by `Origin::file`.
-pub fn resolve(
-    spans: Vec<Span>,
-    components: &Components,
-    files: &[String],
-    _options: &ResolveOptions,
-) -> (Vec<Row>, Vec<(Origin, Unresolved)>) {
+pub fn resolve(spans: Vec<Span>, components: &Components, files: &[String]) -> (Vec<Row>, Vec<(Origin, Unresolved)>) {
     let mut rollouts: BTreeMap<Box<str>, (RolloutSource, Vec<Span>)> = BTreeMap::new();
     for span in langsmith::complete(spans) {
         let (rollout, source) = rollout_of(&span, components, files);

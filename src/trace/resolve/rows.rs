@@ -404,6 +404,10 @@ struct Targets {
 impl Targets {
     fn new(nodes: &[Node]) -> Self {
         let mut targets = Self { spans: HashMap::new(), responses: HashMap::new(), tool_calls: HashMap::new() };
+        let mut rewards = nodes.iter().flat_map(|node| &node.span.rewards);
+        if !rewards.any(|reward| reward.target.is_some()) {
+            return targets;
+        }
         for node in nodes {
             let kept = node.dedup_of.map_or(node, |kept| &nodes[kept]);
             let spans = targets.spans.entry(node.span.span_id.clone()).or_default();

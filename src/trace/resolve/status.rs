@@ -122,7 +122,7 @@ pub(super) fn arguments_hash(name: &str, arguments: &str) -> String {
         Ok(value) => push_canonical(&mut text, &value),
         Err(_) => text.push_str(arguments.trim()),
     }
-    short_hash(text.as_bytes())
+    short_hex(&blake3::hash(text.as_bytes()))
 }
 
 /// Depth is bounded: the parser refuses JSON nested deeper than 128.
@@ -157,8 +157,8 @@ fn push_canonical(text: &mut String, value: &Value) {
 }
 
 /// 16 hex digits: enough to tell the states and calls of one batch apart.
-pub(super) fn short_hash(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex()[..16].to_owned()
+pub(super) fn short_hex(hash: &blake3::Hash) -> String {
+    hash.to_hex()[..16].to_owned()
 }
 
 #[cfg(test)]

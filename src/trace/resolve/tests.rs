@@ -1,5 +1,7 @@
 //! Rules of resolving on spans made by hand.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::trace::message::{Message, Role, ToolCallRequest};
 use crate::trace::span::{Choice, Format, Kind, Link, Llm, Reward, RewardTarget, Status, Tool, ToolOffer};
@@ -55,7 +57,7 @@ fn tool(mut span: Span, name: &str, call_id: &str, result: Option<&str>, status:
 fn resolved(spans: Vec<Span>) -> Vec<Row> {
     let mut joiner = Joiner::default();
     spans.iter().for_each(|span| joiner.see(span));
-    resolve(spans, &joiner.finish(), &["a.jsonl".to_owned(), "b.jsonl".to_owned()], &ResolveOptions::default()).0
+    resolve(spans, &joiner.finish(), &["a.jsonl".to_owned(), "b.jsonl".to_owned()]).0
 }
 
 /// `L` an LLM call, `T` a tool call that went well (`+`), failed (`x`), steered the run (`!`) or has no known fate (`?`), in
@@ -407,7 +409,7 @@ fn an_end_before_the_start_is_set_aside() {
     let spans = vec![span("t", "a", "", Kind::Llm, 5, 2)];
     let mut joiner = Joiner::default();
     joiner.see(&spans[0]);
-    let (rows, unresolved) = resolve(spans, &joiner.finish(), &["a.jsonl".to_owned()], &ResolveOptions::default());
+    let (rows, unresolved) = resolve(spans, &joiner.finish(), &["a.jsonl".to_owned()]);
     assert_eq!((rows[0].start_ns, rows[0].end_ns), (Some(5), None));
     assert_eq!(unresolved[0].1.to_string(), "span `a` ends 3 ns before it starts: its end is left out");
 }
@@ -435,4 +437,51 @@ fn deep_chains_and_flat_crowds_are_resolved() {
     assert_eq!(rows.len(), 60_001);
     assert_eq!(rows[49_999].depth, 49_999);
     assert_eq!(row(&rows[50_000..], "9998").asked_by.as_deref(), Some("9997"));
+}
+
+/// Spans of a few ids, traces, times and kinds, so that cycles, orphans, repeats and halves are common.
+fn any_span() -> impl Strategy<Value = Span> {
+    let kinds = [Kind::Llm, Kind::Tool, Kind::Agent, Kind::Chain, Kind::Handoff, Kind::ToolRequest, Kind::Message, Kind::Reward];
+    let id = 0..6u8;
+    let time = proptest::option::of(0..5i64);
+    let ids = (0..3u8, id.clone(), proptest::option::of(id), proptest::option::of(0..2u8));
+    (ids, proptest::sample::select(kinds.to_vec()), time.clone(), time, 0..40u64).prop_map(|(ids, kind, start, end, line)| {
+        let (trace, id, parent, rollout) = ids;
+        let mut span =
+            span(&trace.to_string(), &id.to_string(), &parent.map(|id| id.to_string()).unwrap_or_default(), kind, 0, 0);
+        (span.start_ns, span.end_ns) = (start, end);
+        span.identity.rollout_id = rollout.map(|rollout| format!("r{rollout}"));
+        match kind {
+            Kind::Llm | Kind::Message => {
+                let history = [question(), asks(&[("1", "f", "{}")]), told("1", "ok")];
+                call(span, &history, &[asks(&[("1", "f", "{}"), ("", "transfer_to_b", "{")])])
+            }
+            Kind::Tool | Kind::ToolRequest => tool(span, "f", if line % 2 == 0 { "1" } else { "" }, None, Status::Error),
+            Kind::Reward => Span { rewards: vec![Reward::default(), Reward::default()], ..span },
+            _ => span,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_spans_give_rows_that_hold_together(mut spans in proptest::collection::vec(any_span(), 0..30), turn in 0..30usize) {
+        (0..).zip(&mut spans).for_each(|(line, span)| span.origin.line = line);
+        let rows = resolved(spans.clone());
+        for rows in rows.chunk_by(|a, b| a.rollout_id == b.rollout_id) {
+            let seqs: Vec<i64> = rows.iter().map(|row| row.seq).collect();
+            prop_assert_eq!(seqs, (0..).take(rows.len()).collect::<Vec<i64>>());
+            let kept: std::collections::BTreeMap<&str, bool> =
+                rows.iter().map(|row| (row.span_id.as_str(), row.dedup_of.is_none())).collect();
+            prop_assert_eq!(kept.len(), rows.len(), "an id twice in {:?}", ids(rows));
+            for row in rows {
+                prop_assert!(row.dedup_of.as_deref().is_none_or(|id| kept.get(id) == Some(&true)), "{row:?}");
+                prop_assert!(row.asked_by.as_deref().is_none_or(|id| kept.contains_key(id)), "{row:?}");
+            }
+        }
+        let mut turned = spans;
+        let middle = turn.min(turned.len());
+        turned.rotate_left(middle);
+        prop_assert_eq!(format!("{:?}", resolved(turned)), format!("{rows:?}"));
+    }
 }

@@ -32,7 +32,7 @@ pub fn write(work: &Work<'_>, spill: Spill, components: &Components, files: &[St
                     line: origin.line,
                     offset: origin.offset,
                     size_bytes: 0,
-                    code: "unresolved".to_owned(),
+                    code: reason.code().to_owned(),
                     reason: bounded_raw(reason.to_string().as_bytes()),
                     raw: None,
                 }));

@@ -34,6 +34,8 @@ const RECORDINGS: &[&[&str]] = &[
     &["openai_otelv2_latest_span/scratch.otlp.jsonl", "openai_otelv2_latest_span/scratch.logs.otlp.jsonl"],
     &["openai_otelv2_legacy/scratch.otlp.jsonl", "openai_otelv2_legacy/scratch.logs.otlp.jsonl"],
     &["openai_traceloop/scratch.otlp.jsonl"],
+    &["otel_python_console/spans.console.json"],
+    &["otel_python_console/spans.to_json.jsonl"],
     &["otlp_encodings/collector_json.jsonl"],
     &["otlp_encodings/collector_json.jsonl.gz"],
     &["otlp_encodings/collector_json.jsonl.zst"],

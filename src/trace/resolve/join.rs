@@ -86,7 +86,7 @@ impl Joiner {
                 trace.stitch.see(span.llm.as_deref(), true);
             }
             Kind::Message => trace.stitch.see(span.llm.as_deref(), false),
-            Kind::Llm | Kind::Reward | Kind::Rollout | Kind::Setup => {}
+            Kind::Llm | Kind::Reward | Kind::Rollout | Kind::Setup | Kind::Other => {}
             _ if root => trace.rooted = true,
             _ => {}
         }

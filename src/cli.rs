@@ -9,12 +9,11 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
 use crate::config::Config;
-use crate::derive;
 use crate::exit::{ExitCode, Fault};
-use crate::ingest;
 use crate::lake::Lake;
 use crate::progress::Progress;
 use crate::stage::{Context, Stop, Summary};
+use crate::{air, credit, derive, ingest};
 
 /// Reinforcement learning for any AI agent, from the trace files it leaves behind.
 #[derive(Debug, Parser)]
@@ -23,7 +22,8 @@ use crate::stage::{Context, Stop, Summary};
     version,
     disable_help_subcommand = true,
     before_help = "Examples:
-  fulgurite derive --lake runs/lake --batch 2026-11-22
+  fulgurite ingest traces/ --lake runs/lake --batch 2026-11-22
+  fulgurite build --lake runs/lake --batch 2026-11-22
   fulgurite sql --lake runs/lake \"select agent, count(*) from calls group by agent\"
   fulgurite status --lake runs/lake"
 )]
@@ -78,20 +78,42 @@ pub enum Command {
     /// Read trace files into the tables spans and rejects
     #[command(before_help = "Examples:
   fulgurite ingest traces/ --lake runs/lake --batch 2026-11-22
-  fulgurite ingest 'traces/**/*.jsonl*' s3://bucket/traces/ --lake runs/lake --batch 2026-11-22
+  fulgurite ingest 'traces/**/*.jsonl*' s3://bucket/traces/ --lake s3://bucket/lake --batch 2026-11-22
   fulgurite ingest - --lake runs/lake --batch 2026-11-22 < traces.jsonl")]
     Ingest {
-        /// Files, directories, globs in quotes, URLs of objects or prefixes, or - for standard input
+        /// Files, directories, globs in quotes, URLs of objects or prefixes, or - for standard input; all of a batch together
         #[arg(required = true, value_name = "PATHS")]
         paths: Vec<String>,
         /// Exit with 1 and commit nothing where more records are set aside: a number, or a share such as 5%
         #[arg(long, value_name = "N")]
         max_rejects: Option<String>,
     },
+    /// Derive, air and credit: whatever is stale, in order, with audits
+    #[command(before_help = "Example:
+  fulgurite build --lake runs/lake --batch 2026-11-22 --pipeline pipeline.toml")]
+    Build,
     /// Spans into rollouts, calls, tool_calls and rewards
     #[command(before_help = "Example:
   fulgurite derive --lake runs/lake --batch 2026-11-22")]
     Derive,
+    /// Intermediate rewards, found by rules
+    #[command(before_help = "Examples:
+  fulgurite air --lake runs/lake --batch 2026-11-22
+  fulgurite air --lake runs/lake --batch 2026-11-22 --explain ROLLOUT")]
+    Air {
+        /// Show, call by call, what was found in a rollout, instead of running the stage
+        #[arg(long, value_name = "ROLLOUT")]
+        explain: Option<String>,
+    },
+    /// Advantages: what each call answers for
+    #[command(before_help = "Examples:
+  fulgurite credit --lake runs/lake --batch 2026-11-22 --set credit.method=return_to_go
+  fulgurite credit --lake runs/lake --batch 2026-11-22 --explain ROLLOUT")]
+    Credit {
+        /// Show, call by call, what a rollout was given and why, instead of running the stage
+        #[arg(long, value_name = "ROLLOUT")]
+        explain: Option<String>,
+    },
     /// Ask the tables: a query, a file, a pipe or a prompt
     #[command(before_help = "Examples:
   fulgurite sql --lake runs/lake                                          a prompt
@@ -146,13 +168,6 @@ pub enum Command {
 /// Examples come first: they are what most readers of a help page look for.
 const HELP: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}\n";
 
-/// What to do where the lake is not there.
-#[derive(Debug, Clone, Copy)]
-enum Missing {
-    Make,
-    Refuse,
-}
-
 /// The command line as clap sees it, for parsing, completions and man pages.
 pub fn command() -> clap::Command {
     Cli::command().help_template(HELP).mut_subcommands(|subcommand| subcommand.help_template(HELP))
@@ -168,11 +183,25 @@ pub fn run(cli: Cli) -> Result<u8> {
     let Cli { globals, command } = cli;
     match command {
         Command::Ingest { paths, max_rejects } => {
-            let mut globals = globals;
-            globals.settings.extend(max_rejects.map(|limit| format!("ingest.max_rejects={limit:?}")));
-            return globals.stage(Missing::Make, async |context| ingest::run(context, &paths).await);
+            return globals.stage(Opening::Make, async |context| {
+                context.config.ingest.max_rejects = max_rejects.unwrap_or(std::mem::take(&mut context.config.ingest.max_rejects));
+                ingest::run(context, &paths).await
+            });
         }
-        Command::Derive => return globals.stage(Missing::Refuse, async |context| derive::run(context).await),
+        Command::Build => {
+            let reporter = Reporter { globals: globals.clone() };
+            // Each stage tells its own end; the caller gets one summary.
+            let (_, summary) =
+                globals.on_batch(Opening::Existing, async |context| commands::build::run(context, &reporter).await)?;
+            return reporter.finished(&summary);
+        }
+        Command::Derive => return globals.stage(Opening::Existing, async |context| derive::run(context).await),
+        Command::Air { explain: None } => return globals.stage(Opening::Existing, async |context| air::run(context).await),
+        Command::Air { explain: Some(rollout) } => globals.explain(async |context| air::explain(context, &rollout).await)?,
+        Command::Credit { explain: None } => return globals.stage(Opening::Existing, async |context| credit::run(context).await),
+        Command::Credit { explain: Some(rollout) } => {
+            globals.explain(async |context| credit::explain(context, &rollout).await)?
+        }
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,
@@ -227,20 +256,31 @@ impl Globals {
     }
 
     /// Runs a stage on the batch and reports it.
-    fn stage(&self, missing: Missing, work: impl AsyncFnOnce(&Context) -> Result<Summary>) -> Result<u8> {
+    fn stage(&self, opening: Opening, work: impl AsyncFnOnce(&mut Context) -> Result<Summary>) -> Result<u8> {
+        let (context, summary) = self.on_batch(opening, work)?;
+        let reporter = Reporter { globals: self.clone() };
+        reporter.tell(&context.progress, &summary);
+        reporter.finished(&summary)
+    }
+
+    /// Prints what a stage found out about one rollout.
+    fn explain(&self, work: impl AsyncFnOnce(&mut Context) -> Result<String>) -> Result<()> {
+        let (_, text) = self.on_batch(Opening::Existing, work)?;
+        Ok(writeln!(std::io::stdout(), "{}", text.trim_end())?)
+    }
+
+    fn on_batch<T>(&self, opening: Opening, work: impl AsyncFnOnce(&mut Context) -> Result<T>) -> Result<(Context, T)> {
         let (config, progress, stop) = self.surroundings()?;
         let (location, batch) = (self.lake()?, self.batch()?.to_owned());
-        let summary = runtime(&config)?.block_on(async {
-            let lake = match missing {
-                Missing::Make => Lake::open(location).await?,
-                Missing::Refuse => Lake::open_existing(location).await?,
+        runtime(&config)?.block_on(async {
+            let lake = match opening {
+                Opening::Make => Lake::open(location).await?,
+                Opening::Existing => Lake::open_existing(location).await?,
             };
-            let progress = progress.clone();
-            let context =
-                Context { lake, batch, config: config.clone(), rebuild: self.rebuild, dry_run: self.dry_run, progress, stop };
-            work(&context).await
-        })?;
-        Reporter { globals: self.clone() }.finished(&progress, &summary)
+            let mut context = Context { lake, batch, config, rebuild: self.rebuild, dry_run: self.dry_run, progress, stop };
+            let done = work(&mut context).await?;
+            Ok((context, done))
+        })
     }
 
     /// Does something with a lake that is there already.
@@ -260,6 +300,13 @@ impl Globals {
     }
 }
 
+/// Whether a lake that is not there is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Make,
+    Existing,
+}
+
 /// The async runtime: its workers wait for stores and drive DataFusion, as many as `threads` says.
 fn runtime(config: &Config) -> Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -273,13 +320,17 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Reports a stage that came to its end. Returns the exit code.
-    pub fn finished(&self, progress: &Progress, summary: &Summary) -> Result<u8> {
+    /// Tells a person how a stage ended.
+    pub fn tell(&self, progress: &Progress, summary: &Summary) {
         progress.clear();
         for warning in &summary.warnings {
             progress.warning(warning);
         }
         progress.message(summary.to_string());
+    }
+
+    /// Writes the summary of a command that came to its end. Returns the exit code.
+    pub fn finished(&self, summary: &Summary) -> Result<u8> {
         self.write(&serde_json::to_string(summary).context("the summary cannot be written as JSON")?)?;
         match self.globals.skip_exit_code {
             Some(code) if summary.status == "nothing_to_do" => Ok(code),

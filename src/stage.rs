@@ -67,12 +67,13 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Summary { stage, batch, status, .. } = self;
         match status.as_str() {
+            "would_run" => return write!(f, "{stage} {batch}: would run; nothing was changed"),
             "nothing_to_do" => return write!(f, "{stage} {batch}: nothing to do, it is fresh"),
             "sealed" => return write!(f, "{stage} {batch}: sealed, left as it is (`--rebuild` redoes it)"),
             _ => write!(f, "{stage} {batch}: done in {:.1} s", self.seconds)?,
         }
-        for (what, count) in self.rows.iter().chain(&self.counts) {
-            write!(f, ", {count} {what}")?;
+        for (what, count) in self.rows.iter().chain(self.counts.iter().filter(|(_, count)| **count > 0)) {
+            write!(f, ", {count} {}", what.replace('_', " "))?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The subcommands that are no stages, one file each.
 
+pub mod build;
 pub mod config;
 pub mod doctor;
 pub mod shell;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::table::{Column, cut, render};
 use crate::config::Config;
 use crate::lake::{Lake, Lineage};
-use crate::{derive, engine};
+use crate::{air, credit, derive, engine};
 
 /// Characters of the reasons that a line of the table shows; `--json` has them whole.
 const REASON_CHARACTERS: usize = 70;
@@ -41,14 +41,15 @@ pub async fn run(lake: &Lake, batch: Option<&str>, current: &BTreeMap<(String, S
         })
         .collect();
     if rows.is_empty() {
-        return Ok(writeln!(out, "nothing has run on this lake yet: `fulgurite ingest` begins")?);
+        return Ok(writeln!(out, "nothing has run here yet: `fulgurite ingest` begins")?);
     }
     Ok(out.write_all(render(&columns, &rows).as_bytes())?)
 }
 
 /// What a run of each SQL stage on each batch would depend on today, under this configuration.
 pub async fn current(lake: &Lake, config: &Config) -> Result<BTreeMap<(String, String), Lineage>> {
-    let stages = [derive::stage(config)?];
+    let files = engine::sql_files(config)?;
+    let stages = [derive::stage(config)?, air::stage(config, &files)?, credit::stage(config, &files)?];
     let mut current = BTreeMap::new();
     for manifest in lake.manifests().await? {
         if let Some(stage) = stages.iter().find(|stage| stage.name == manifest.stage) {

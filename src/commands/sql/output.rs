@@ -115,6 +115,10 @@ impl Target {
             return if out.get_ref().closed { Err(std::io::Error::from(ErrorKind::BrokenPipe).into()) } else { written };
         };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+        if !folder.is_dir() {
+            let message = format!("cannot write `{}`: there is no folder `{}`", path.display(), folder.display());
+            return Err(Fault::Usage(message).into());
+        }
         let file = tempfile::Builder::new()
             .permissions(std::fs::Permissions::from_mode(0o666)) // less what the umask takes, as for any new file
             .tempfile_in(folder)

@@ -2,6 +2,7 @@
 
 mod air;
 mod cases;
+mod cli;
 mod contract;
 mod crash;
 mod credit;

@@ -363,7 +363,7 @@ impl Expected {
         let frame = session.sql(&format!("select {} from {} order by {order}", self.columns.join(", "), self.from)).await?;
         let schema = std::sync::Arc::new(frame.schema().as_arrow().clone());
         let found = arrow::compute::concat_batches(&schema, &frame.collect().await?)?;
-        let shown = arrow::util::pretty::pretty_format_batches(&[found.clone()])?;
+        let shown = arrow::util::pretty::pretty_format_batches(std::slice::from_ref(&found))?;
         ensure!(found.num_rows() == self.rows.len(), "{} rows expected, found\n{shown}", self.rows.len());
         for (index, row) in self.rows.iter().enumerate() {
             for (column, cell) in found.columns().iter().zip(row) {

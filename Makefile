@@ -1,0 +1,35 @@
+# `make` says what there is. Every target runs on a fresh Debian or Ubuntu with rustup, and does nothing twice.
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+export FULGURITE_CACHE ?= $(HOME)/.cache/fulgurite
+# A CI machine keeps what it built between checkouts.
+ifdef CI
+export CARGO_TARGET_DIR ?= $(FULGURITE_CACHE)/target
+endif
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help prerequisites libtorch build demo test peers
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+prerequisites:
+	@scripts/prerequisites.sh
+
+libtorch: prerequisites ## fetch libtorch 2.13.0 into libtorch/ (LIBTORCH_CUDA=1: with CUDA)
+	@scripts/libtorch.sh
+
+build: libtorch ## build the release binary
+	cargo build --release --locked
+
+demo: build ## run the stages on the traces in sample_data/, ending in a table
+	@FULGURITE=$(TARGET)/release/fulgurite scripts/demo.sh
+
+test: libtorch ## everything that must hold: format, lints, tests, docs, the README's commands
+	@scripts/test.sh
+
+peers: libtorch ## tests against live servers that are too heavy for every run: Azurite
+	@scripts/peers.sh

@@ -3,6 +3,7 @@
 -- reads   spans
 -- writes  calls
 -- grain   rollout_id, step
+-- order   rollout_id, seq
 
 select
     rollout_id,

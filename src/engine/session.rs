@@ -58,6 +58,9 @@ pub fn session(config: &Config, lake: &Lake) -> Result<SessionContext> {
     settings.sql_parser.map_string_types_to_utf8view = false;
     // The tables are sorted as the windows need them: keeping that order through an exchange is cheaper than sorting again.
     settings.optimizer.prefer_existing_sort = true;
+    // A join with a narrow side of up to these sizes keeps the wide side where it is and in its order.
+    settings.optimizer.hash_join_single_partition_threshold = 128 << 20;
+    settings.optimizer.hash_join_single_partition_threshold_rows = 4_000_000;
 
     let mut runtime = RuntimeEnvBuilder::new();
     if config.engine.memory_mib > 0 {

@@ -1,6 +1,7 @@
 //! One SQL file as a plan: what its header says is held against what DataFusion finds in the statement.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use anyhow::Result;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -10,7 +11,9 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::{DFParser, Statement};
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Expr, Statement as SqlStatement, Value, ValueWithSpan, visit_expressions_mut};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 
 use super::sql_file::SqlFile;
 use crate::exit::Fault;
@@ -42,7 +45,7 @@ pub(super) async fn plan(
     file: &SqlFile,
     values: &BTreeMap<String, ScalarValue>,
 ) -> Result<LogicalPlan> {
-    let statement = parse(session, file)?;
+    let statement = typed(parse(session, file)?, file)?;
     let plan = session.state().statement_to_plan(statement).await.map_err(|error| wrong(file, &error))?;
     let found: BTreeSet<String> = plan.get_parameter_names().map_err(|error| wrong(file, &error))?.into_iter().collect();
     let stated: BTreeSet<String> = file.header.params.iter().map(|param| format!("${}", param.name)).collect();
@@ -71,6 +74,30 @@ pub(super) async fn plan(
         bound.push((param.name.clone(), value));
     }
     plan.with_param_values(ParamValues::from(bound)).map_err(|error| wrong(file, &error))
+}
+
+/// The statement with every declared placeholder cast to its type: DataFusion plans before it knows the values, and would take an
+/// expression such as `$base + step` for that of its other half.
+fn typed(mut statement: Statement, file: &SqlFile) -> Result<Statement> {
+    let mut casts = BTreeMap::new();
+    for param in &file.header.params {
+        let text = format!("cast(${} as {})", param.name, sql_type(&param.data_type));
+        let cast = Parser::new(&GenericDialect {}).try_with_sql(&text).and_then(|mut parser| parser.parse_expr());
+        let cast = cast.map_err(|error| usage(file, &format!("parameter `${}`: {error}", param.name)))?;
+        casts.insert(format!("${}", param.name), cast);
+    }
+    if let Statement::Statement(inner) = &mut statement {
+        // Children come first, so that the placeholder inside a cast is not met again.
+        let _ = visit_expressions_mut(inner.as_mut(), |expr: &mut Expr| {
+            if let Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) = expr
+                && let Some(cast) = casts.get(name)
+            {
+                *expr = cast.clone();
+            }
+            ControlFlow::<()>::Continue(())
+        });
+    }
+    Ok(statement)
 }
 
 /// Holds a plan's columns against those that the file's target has. Order does not matter; names and types do.
@@ -104,14 +131,14 @@ pub(super) fn check_columns(file: &SqlFile, plan: &LogicalPlan, target: &Schema)
     }
 }
 
-/// Columns of the header's grain have to be there.
-pub(super) fn check_grain(file: &SqlFile, schema: &Schema) -> Result<()> {
-    match file.header.grain.iter().find(|column| schema.field_with_name(column).is_err()) {
-        Some(missing) => {
-            Err(usage(file, &format!("the grain names `{missing}`, which is no column of `{}`", file.header.writes)))
+/// Columns of the header's grain and order have to be there.
+pub(super) fn check_keys(file: &SqlFile, schema: &Schema) -> Result<()> {
+    for (key, columns) in [("grain", &file.header.grain), ("order", &file.header.order)] {
+        if let Some(missing) = columns.iter().find(|column| schema.field_with_name(column).is_err()) {
+            return Err(usage(file, &format!("the {key} names `{missing}`, which is no column of `{}`", file.header.writes)));
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 /// Wrong use of a SQL file.

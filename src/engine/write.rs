@@ -1,11 +1,14 @@
 //! Rows of a plan into a table of the lake, or into temporary Parquet.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use arrow::array::RecordBatch;
-use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::{
+    ExecutionPlan, SendableRecordBatchStream, displayable, execute_stream, execute_stream_partitioned,
+};
 use datafusion::prelude::DataFrame;
 use futures::StreamExt;
 use parquet::arrow::ArrowWriter;
@@ -34,7 +37,8 @@ pub(super) async fn table(rows: DataFrame, table: &Table, grain: &[String], run:
         }
         Ok(writer)
     });
-    let mut stream = rows.execute_stream().await?;
+    let tasks = Arc::new(rows.task_ctx());
+    let mut stream = execute_stream(physical(rows, &table.doc.name).await?, tasks)?;
     while let Some(batch) = stream.next().await {
         stop.check()?;
         if sender.send(batch?).await.is_err() {
@@ -46,8 +50,9 @@ pub(super) async fn table(rows: DataFrame, table: &Table, grain: &[String], run:
 }
 
 /// Writes every partition of a plan to a Parquet file in `folder`, rows in the order that they come, and returns the files.
-pub(super) async fn temporary(rows: DataFrame, folder: &Path, name: &str, stop: &Stop) -> Result<Vec<std::path::PathBuf>> {
-    let streams = rows.execute_stream_partitioned().await?;
+pub(super) async fn temporary(rows: DataFrame, folder: &Path, name: &str, stop: &Stop) -> Result<Vec<PathBuf>> {
+    let tasks = Arc::new(rows.task_ctx());
+    let streams = execute_stream_partitioned(physical(rows, name).await?, tasks)?;
     let tasks: Vec<_> = streams
         .into_iter()
         .enumerate()
@@ -63,7 +68,14 @@ pub(super) async fn temporary(rows: DataFrame, folder: &Path, name: &str, stop: 
     Ok(files)
 }
 
-async fn partition(mut stream: SendableRecordBatchStream, path: std::path::PathBuf, stop: Stop) -> Result<std::path::PathBuf> {
+/// The plan that runs, told to whoever looks for what makes it slow (`RUST_LOG=fulgurite::engine=debug`).
+async fn physical(rows: DataFrame, name: &str) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = rows.create_physical_plan().await?;
+    tracing::debug!("plan of `{name}`:\n{}", displayable(plan.as_ref()).indent(false));
+    Ok(plan)
+}
+
+async fn partition(mut stream: SendableRecordBatchStream, path: PathBuf, stop: Stop) -> Result<PathBuf> {
     // Read once or twice within seconds and then deleted: neither compression nor dictionaries pay.
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! An empty cell takes what such a row usually has. Expected numbers may be SQL (`(2.0 / 3) / (sqrt(1.0 / 3) + 1e-6)`), and have to agree to
-//! 1e-12. Rollouts without rows in `calls` get as many calls as they say. `expect credits` runs `credit` on the stated `air_rewards`,
-//! `expect air_rewards` runs `air`; `run air credit` says otherwise. `refuse TEXT` expects an error that says TEXT.
+//! 1e-12. Rollouts without rows in `calls` get as many calls as they say. The stage that makes the first expected table
+//! runs on what is stated of the tables before it; `run air credit` says otherwise. `refuse TEXT` expects an error that says TEXT.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +28,7 @@ use datafusion::prelude::SessionContext;
 use fulgurite::config::Config;
 use fulgurite::lake::{Lake, Lineage};
 use fulgurite::stage::{Context, Summary};
-use fulgurite::{air, credit, engine, schema};
+use fulgurite::{air, credit, derive, engine, schema};
 use serde_json::{Map, Value, json};
 
 /// Batch of every test.
@@ -92,6 +92,8 @@ fn usual(table: &str, row: &Map<String, Value>, index: usize) -> Map<String, Val
             ("tool_calls", "seq") => Some(json!(step.unwrap_or(1000) * 1000 + 1 + index as i64)),
             ("rewards" | "spans", "seq") => Some(json!(index)),
             ("spans", "kind") => Some(json!("other")),
+            ("spans", "status") => Some(json!("unset")),
+            ("spans", "depth") => Some(json!(1)),
             (_, "split") if !field.is_nullable() => Some(json!("train")),
             (_, "status") => Some(json!("ok")),
             (_, "token_source") => Some(json!("none")),
@@ -182,6 +184,7 @@ pub async fn run_on_parts(
     let mut summaries = Vec::new();
     for stage in stages {
         summaries.push(match *stage {
+            "derive" => derive::run(&context).await?,
             "air" => air::run(&context).await?,
             "credit" => credit::run(&context).await?,
             other => panic!("no test runs `{other}`"),
@@ -334,8 +337,9 @@ impl Case {
             }
         }
         if case.stages.is_empty() {
-            let of_air = case.expected.iter().any(|expected| expected.from.starts_with("air_rewards"));
-            case.stages = vec![if of_air { "air" } else { "credit" }.to_owned()];
+            let table = case.expected.first().and_then(|expected| expected.from.split(' ').next());
+            case.stages =
+                vec![table.map_or(Ok("credit"), |name| schema::table(name).map(|table| table.doc.made_by.as_str()))?.to_owned()];
         }
         Ok(case)
     }

@@ -1,6 +1,9 @@
 //! Who and what a span belongs to: rollout, attempt, task (rule 7.6), group, session, split, policy, agent (rule 7.7).
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use super::{Present, litellm};
 use crate::trace::attributes::{Attributes, Value};
@@ -25,6 +28,16 @@ const OWN: [&str; 2] = ["fulgurite.", "agentlightning."];
 
 /// Reads everything that tells whom the span belongs to. Attributes stay: what is metadata to us may be more to its author.
 pub(super) fn read(attributes: &Attributes<'_>, span: &mut Span, present: Present, options: &ReadOptions) {
+    if present.identity {
+        of_attributes(attributes, span, present);
+    }
+    of_resource(span);
+    if !options.task_id_keys.is_empty() {
+        configured(attributes, span, options);
+    }
+}
+
+fn of_attributes(attributes: &Attributes<'_>, span: &mut Span, present: Present) {
     for prefix in OWN {
         for (key, value) in attributes.with_prefix(prefix) {
             stated(span, &key[prefix.len()..], value);
@@ -38,12 +51,9 @@ pub(super) fn read(attributes: &Attributes<'_>, span: &mut Span, present: Presen
     if present.litellm {
         litellm::headers(attributes, &mut span.identity);
     }
-    let metadata = attributes.text("metadata").and_then(Object::parse);
-    if let Some(metadata) = &metadata {
-        for (key, value) in metadata.iter() {
-            if is_known(key) {
-                stated(span, key, &Value::Str(crate::trace::message::text::text(value)));
-            }
+    if let Some(metadata) = attributes.text("metadata").and_then(Object::parse) {
+        for (key, value) in metadata.iter().filter(|(key, _)| is_known(key)) {
+            stated(span, key, &Value::Str(crate::trace::message::text::text(value)));
         }
     }
     for prefix in METADATA {
@@ -51,12 +61,12 @@ pub(super) fn read(attributes: &Attributes<'_>, span: &mut Span, present: Presen
             stated(span, &key[prefix.len()..], value);
         }
     }
-    if let Some(item) = attributes.text("langfuse.experiment.item.id") {
+    if present.langfuse
+        && let Some(item) = attributes.text("langfuse.experiment.item.id")
+    {
         task(span, TaskIdSource::Reference, item);
     }
     of_langchain_root(attributes, span, present);
-    of_resource(span);
-    configured(attributes, metadata.as_ref(), span, options);
 }
 
 fn is_known(key: &str) -> bool {
@@ -136,8 +146,9 @@ fn of_langchain_root(attributes: &Attributes<'_>, span: &mut Span, present: Pres
 
 /// What the resource says holds for every span of a process that says nothing itself.
 fn of_resource(span: &mut Span) {
+    static FINDERS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| OWN.map(Finder::new));
     let Some(resource) = span.resource_json.take() else { return };
-    if OWN.iter().any(|prefix| memchr::memmem::find(resource.as_bytes(), prefix.as_bytes()).is_some())
+    if FINDERS.iter().any(|finder| finder.find(resource.as_bytes()).is_some())
         && let Some(object) = Object::parse(&resource)
     {
         for (key, value) in object.iter() {
@@ -150,13 +161,13 @@ fn of_resource(span: &mut Span) {
 }
 
 /// Keys that the user named: attributes, or keys of the metadata.
-fn configured(attributes: &Attributes<'_>, metadata: Option<&Object<'_>>, span: &mut Span, options: &ReadOptions) {
+fn configured(attributes: &Attributes<'_>, span: &mut Span, options: &ReadOptions) {
+    let metadata = attributes.text("metadata").and_then(Object::parse);
     for key in &options.task_id_keys {
         let value = attributes.get(key).and_then(|value| value.as_text()).or_else(|| {
             let key = key.strip_prefix("metadata.").unwrap_or(key);
-            metadata?
-                .text(key)
-                .or_else(|| METADATA.iter().find_map(|prefix| attributes.get(&format!("{prefix}{key}"))?.as_text()))
+            let of_prefix = || METADATA.iter().find_map(|prefix| attributes.get(&format!("{prefix}{key}"))?.as_text());
+            metadata.as_ref().and_then(|metadata| metadata.text(key)).or_else(of_prefix)
         });
         if let Some(value) = value {
             let value = string(&value).unwrap_or(Cow::Borrowed(value.as_ref()));

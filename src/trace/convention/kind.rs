@@ -18,7 +18,9 @@ pub(super) fn decide(attributes: &Attributes<'_>, name: &str, present: Present) 
     {
         return (kind, "openinference.span.kind");
     }
-    if let Some(kind) = attributes.text("mlflow.spanType").and_then(of_mlflow) {
+    if present.mlflow
+        && let Some(kind) = attributes.text("mlflow.spanType").and_then(of_mlflow)
+    {
         return (kind, "mlflow.spanType");
     }
     if present.gen_ai
@@ -31,8 +33,8 @@ pub(super) fn decide(attributes: &Attributes<'_>, name: &str, present: Present) 
     {
         return (kind, "traceloop.span.kind");
     }
-    for key in ["llm.request.type", "gen_ai.request.type"] {
-        if let Some(kind) = attributes.text(key).and_then(of_request) {
+    for (is_present, key) in [(present.llm_request, "llm.request.type"), (present.gen_ai, "gen_ai.request.type")] {
+        if is_present && let Some(kind) = attributes.text(key).and_then(of_request) {
             return (kind, key);
         }
     }

@@ -144,7 +144,7 @@ fn framework(attributes: &mut Attributes<'_>, span: &mut Span, present: Present)
         langfuse::common(attributes, span);
     }
     if present.openinference {
-        openinference::common(attributes, span);
+        openinference::common(attributes, span, present.scores);
     }
     if present.vercel {
         vercel::common(attributes, span);
@@ -178,32 +178,78 @@ struct Present {
     litellm: bool,
     /// `llm.request.*`, of Traceloop before version 0.6.
     llm_request: bool,
+    mlflow: bool,
     openinference: bool,
     pydantic_ai: bool,
     traceloop: bool,
     vercel: bool,
+    /// Keys that tell whom the span belongs to.
+    identity: bool,
+    /// Scores of OpenInference.
+    scores: bool,
 }
 
 impl Present {
+    /// One pass over the keys.
     fn of(attributes: &Attributes<'_>, name: &str) -> Self {
-        let has = |prefix| attributes.has_prefix(prefix);
-        let (gen_ai, llm) = (has("gen_ai."), has("llm."));
-        Self {
-            agent_lightning: has("agentlightning.")
-                || name.starts_with("agentlightning.")
-                || has("prompt_token_ids")
-                || has("response_token_ids"),
-            agentops: has("agentops."),
-            gen_ai,
-            indexed: gen_ai && (has("gen_ai.prompt.") || has("gen_ai.completion.")),
-            langfuse: has("langfuse."),
-            litellm: llm && has(litellm::PREFIX) || has("metadata.requester_custom_headers"),
-            llm_request: llm && has("llm.request."),
-            openinference: has("openinference.") || llm && has("llm.input_messages."),
-            pydantic_ai: has("pydantic_ai.") || has("logfire."),
-            traceloop: has("traceloop."),
-            vercel: has("ai."),
+        let mut present = Self { agent_lightning: name.starts_with("agentlightning."), ..Self::default() };
+        for (key, _) in attributes.iter() {
+            let begins = |prefix: &str| key.starts_with(prefix);
+            match key.as_bytes().first() {
+                Some(b'a') => {
+                    let own = begins("agentlightning.");
+                    present.agent_lightning |= own;
+                    present.identity |= own || begins("ai.telemetry.") || begins("attempt_id");
+                    present.agentops |= begins("agentops.");
+                    present.vercel |= begins("ai.");
+                    present.scores |= begins("annotations.");
+                }
+                Some(b'e') => {
+                    present.scores |= begins("evaluations.");
+                    present.identity |= begins("example_id");
+                }
+                Some(b'g') if begins("gen_ai.") => {
+                    present.gen_ai = true;
+                    present.indexed |= begins("gen_ai.prompt.") || begins("gen_ai.completion.");
+                }
+                Some(b'l') => {
+                    let langfuse = begins("langfuse.");
+                    present.langfuse |= langfuse;
+                    present.identity |= langfuse || begins("langsmith.");
+                    present.llm_request |= begins("llm.request.");
+                    present.litellm |= begins(litellm::PREFIX);
+                    present.openinference |= begins("llm.input_messages.");
+                    present.pydantic_ai |= begins("logfire.");
+                }
+                Some(b'm') => {
+                    present.identity |= begins("metadata");
+                    present.litellm |= begins("metadata.requester_custom_headers");
+                    present.mlflow |= begins("mlflow.");
+                }
+                Some(b'o') => present.openinference |= begins("openinference."),
+                Some(b'p') => {
+                    present.agent_lightning |= begins("prompt_token_ids");
+                    present.pydantic_ai |= begins("pydantic_ai.");
+                }
+                Some(b'r') => {
+                    present.agent_lightning |= begins("response_token_ids");
+                    present.identity |= begins("rollout_id");
+                }
+                Some(b's') => present.scores |= begins("session.annotations."),
+                Some(b't') => {
+                    let traceloop = begins("traceloop.");
+                    present.traceloop |= traceloop;
+                    present.identity |= traceloop || begins("task_id");
+                    present.scores |= begins("trace.");
+                }
+                Some(b'd' | b'f' | b'i') => {
+                    present.identity |= begins("data_id") || begins("fulgurite.") || begins("instance_id");
+                }
+                _ => {}
+            }
+            present.identity |= key == "group_id";
         }
+        present
     }
 
     /// The most specific convention of a span.

@@ -168,7 +168,7 @@ pub(super) fn tool(attributes: &mut Attributes<'_>, tool: &mut Tool) {
     }
 }
 
-pub(super) fn common(attributes: &mut Attributes<'_>, span: &mut Span) {
+pub(super) fn common(attributes: &mut Attributes<'_>, span: &mut Span, has_scores: bool) {
     match span.kind {
         Kind::Agent => {
             for key in ["agent.name", "graph.node.id"] {
@@ -181,6 +181,9 @@ pub(super) fn common(attributes: &mut Attributes<'_>, span: &mut Span) {
         _ => {}
     }
     attributes.fill_text("session.id", &mut span.identity.session_id);
+    if !has_scores {
+        return;
+    }
     for (prefix, field) in [
         ("annotations.", "annotation."),
         ("evaluations.", "evaluation."),

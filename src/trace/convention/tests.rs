@@ -405,6 +405,9 @@ fn identity_comes_from_span_metadata_and_resource() {
     assert_eq!(identity.task_id, Some((TaskIdSource::Configured, "c7".into())));
     assert_eq!((identity.split.as_deref(), identity.group_id.as_deref()), (Some("val"), Some("g")));
 
+    let property = json!({"traceloop.association.properties.case": "c8"});
+    assert_eq!(read_with("x", "x", property, vec![], &options).identity.task_id, Some((TaskIdSource::Configured, "c8".into())));
+
     let raw = RawSpan {
         span_id: "s".into(),
         resource_json: Some(r#"{"agentlightning.rollout_id":"ro-1","agentlightning.attempt_id":"","service.name":"x"}"#.into()),

@@ -28,6 +28,34 @@ pub enum Value<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Attributes<'a> {
     entries: Vec<(Cow<'a, str>, Option<Value<'a>>)>,
+    marks: Marks,
+}
+
+/// A set of keys that may take a key for one of its own, but never misses one. Most keys that a convention asks for are not
+/// there, and long common prefixes make the search for them slow.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks([u64; 4]);
+
+impl Marks {
+    fn add(&mut self, key: &str) {
+        let (word, bit) = Self::place(key);
+        self.0[word] |= bit;
+    }
+
+    fn may_have(&self, key: &str) -> bool {
+        let (word, bit) = Self::place(key);
+        self.0[word] & bit != 0
+    }
+
+    /// By the length, the byte in the middle and the last two, in which keys differ most.
+    #[inline]
+    fn place(key: &str) -> (usize, u64) {
+        let bytes = key.as_bytes();
+        let byte = |at: usize| bytes.get(at).copied().map_or(0, usize::from);
+        let last = bytes.len().wrapping_sub(1);
+        let hash = bytes.len() * 37 + byte(last) * 11 + byte(last.wrapping_sub(1)) * 3 + byte(bytes.len() / 2) * 61;
+        (hash / 64 % 4, 1 << (hash % 64))
+    }
 }
 
 impl<'a> Attributes<'a> {
@@ -36,7 +64,12 @@ impl<'a> Attributes<'a> {
         entries.reverse();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries.dedup_by(|later, kept| later.0 == kept.0);
-        Self { entries: entries.into_iter().map(|(key, value)| (key, Some(value))).collect() }
+        let mut marks = Marks::default();
+        let entries = entries.into_iter().map(|(key, value)| {
+            marks.add(&key);
+            (key, Some(value))
+        });
+        Self { entries: entries.collect(), marks }
     }
 
     /// The members of a JSON object: strings decoded, numbers and booleans as such, arrays and objects as their text. Members
@@ -71,7 +104,10 @@ impl<'a> Attributes<'a> {
         let key = key.into();
         match self.entries.binary_search_by(|(entry, _)| entry.cmp(&key)) {
             Ok(at) => self.entries[at].1 = Some(value),
-            Err(at) => self.entries.insert(at, (key, Some(value))),
+            Err(at) => {
+                self.marks.add(&key);
+                self.entries.insert(at, (key, Some(value)));
+            }
         }
     }
 
@@ -246,6 +282,9 @@ impl<'a> Attributes<'a> {
     }
 
     fn position(&self, key: &str) -> Option<usize> {
+        if !self.marks.may_have(key) {
+            return None;
+        }
         self.entries.binary_search_by(|(entry, _)| entry.as_ref().cmp(key)).ok()
     }
 }

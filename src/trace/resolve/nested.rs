@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::merge::{fill_llm, fill_tool};
 use super::{Node, tree};
-use crate::trace::message::ToolCallRequest;
+use crate::trace::message::{Message, Role};
 use crate::trace::span::{Kind, Llm, Status};
 
 /// Marks duplicates. `nodes` must be in their order, parents linked.
@@ -86,7 +86,8 @@ fn model_wrappers(nodes: &mut [Node], top_down: &[usize]) {
     }
 }
 
-/// Two spans of one response: the one that knows more is kept. A response id that comes with different answers is no id.
+/// Two spans of one response: the one that knows more is kept. A response id that comes with different prompts or answers is
+/// no id.
 fn same_response(nodes: &mut [Node]) {
     let mut by_response: HashMap<String, Vec<usize>> = HashMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -117,15 +118,21 @@ fn same_response(nodes: &mut [Node]) {
     }
 }
 
+/// Whether two recordings agree in what was said last and in the answer, as far as both have them. (A cache may give one response to two
+/// prompts, and a test server one id to all.)
 fn same_answer(a: &Llm, b: &Llm) -> bool {
-    match (a.choices.first(), b.choices.first()) {
-        (Some(a), Some(b)) => {
-            let text = |content: &Option<String>| content.as_deref().unwrap_or_default().trim().to_owned();
-            let calls = |calls: &[ToolCallRequest]| calls.iter().map(|call| call.name.clone()).collect::<Vec<_>>();
-            text(&a.message.content) == text(&b.message.content) && calls(&a.message.tool_calls) == calls(&b.message.tool_calls)
-        }
-        _ => true,
-    }
+    let text = |message: &Message| message.content.as_deref().unwrap_or_default().trim().to_owned();
+    let asked = |llm: &Llm| llm.input.iter().rev().find(|message| message.role != Role::Assistant).map(text);
+    let answered = |llm: &Llm| {
+        let message = &llm.choices.first()?.message;
+        let tools: Vec<String> = message.tool_calls.iter().map(|call| call.name.clone()).collect();
+        Some((text(message), tools))
+    };
+    agree(asked(a), asked(b)) && agree(answered(a), answered(b))
+}
+
+fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+    a.is_none() || b.is_none() || a == b
 }
 
 /// A tool span in a tool span of the same name, without a model or an agent between: one call. The outer is kept; its status is the

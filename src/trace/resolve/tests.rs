@@ -329,6 +329,9 @@ fn one_response_in_two_spans_is_one_call_unless_the_answers_differ() {
     };
     assert_eq!(sequence(&resolved(vec![with_id("a", "1", 0), with_id("b", "1", 2)])), "L");
     assert_eq!(sequence(&resolved(vec![with_id("a", "1", 0), with_id("b", "2", 2)])), "L L");
+    let mut cached = with_id("b", "1", 2);
+    cached.llm.as_mut().unwrap().input.push(message(Role::User, "and 2 / 2?"));
+    assert_eq!(sequence(&resolved(vec![with_id("a", "1", 0), cached])), "L L");
 }
 
 #[test]

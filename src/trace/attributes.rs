@@ -84,6 +84,17 @@ impl<'a> Attributes<'a> {
         Ok(Self::new(entries))
     }
 
+    /// As [`Attributes::from_json`], with the members of the object under one key apart, read in the same pass.
+    ///
+    /// # Errors
+    /// The text is not JSON, or no object, or what stands under the key is neither an object nor null.
+    pub fn from_json_apart(json: &'a str, key: &'static str) -> Result<(Self, Self), serde_json::Error> {
+        let mut source = serde_json::Deserializer::from_str(json);
+        let (entries, inner) = source.deserialize_map(MembersApart { key })?;
+        source.end()?;
+        Ok((Self::new(entries), Self::new(inner)))
+    }
+
     /// The members of a value that is an object, or a string that holds one; empty for anything else.
     pub fn of_object(value: Option<&'a Value<'_>>) -> Self {
         value.and_then(Value::object_text).and_then(|json| Self::from_json(json).ok()).unwrap_or_default()
@@ -400,24 +411,64 @@ impl<'a> Value<'a> {
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(Cow<'de, str>, Value<'de>)>;
+    type Value = MemberList<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        #[derive(Deserialize)]
-        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
         let mut members = Vec::with_capacity(32);
         while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-            match Value::from_json(value.get()) {
-                Value::Null => {}
-                value => members.push((key, value)),
-            }
+            push_member(&mut members, key, value);
         }
         Ok(members)
+    }
+}
+
+/// As `Members`, and the members of the object under one key.
+struct MembersApart {
+    key: &'static str,
+}
+
+impl<'de> Visitor<'de> for MembersApart {
+    type Value = (MemberList<'de>, MemberList<'de>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(16);
+        let mut inner = Vec::new();
+        while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
+            if key == self.key {
+                inner = map.next_value::<Option<Inner<'de>>>()?.map(|Inner(members)| members).unwrap_or_default();
+            } else {
+                push_member(&mut members, key, map.next_value()?);
+            }
+        }
+        Ok((members, inner))
+    }
+}
+
+type MemberList<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
+
+struct Inner<'a>(MemberList<'a>);
+
+impl<'de> Deserialize<'de> for Inner<'de> {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        source.deserialize_map(Members).map(Inner)
+    }
+}
+
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn push_member<'a>(members: &mut MemberList<'a>, key: Cow<'a, str>, value: &'a RawValue) {
+    match Value::from_json(value.get()) {
+        Value::Null => {}
+        value => members.push((key, value)),
     }
 }
 
@@ -525,6 +576,10 @@ mod tests {
         let inner = attributes.take_object("o");
         assert_eq!(Attributes::of_object(inner.as_ref()).get("x").unwrap().elements(), ["1", "2"]);
         assert_eq!(attributes.to_json().as_deref(), Some(r#"{"big":18446744073709551615,"s":"a\"b","t":true}"#));
+        let (outer, inner) = Attributes::from_json_apart(r#"{"a":1,"o":{"b":"x","n":null},"c":[2]}"#, "o").unwrap();
+        assert_eq!((outer.to_json().as_deref(), inner.to_json().as_deref()), (Some(r#"{"a":1,"c":[2]}"#), Some(r#"{"b":"x"}"#)));
+        assert!(Attributes::from_json_apart(r#"{"o":"{}"}"#, "o").is_err());
+        assert!(Attributes::from_json_apart(r#"{"o":null}"#, "o").unwrap().1.is_empty());
         assert!(Attributes::from_json("[]").is_err() && Attributes::from_json("{} {}").is_err());
     }
 

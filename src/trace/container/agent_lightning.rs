@@ -13,6 +13,7 @@
 
 use std::borrow::Cow;
 
+use super::keys::depth;
 use super::metadata::{first_text, split, task_id};
 use super::record::{self, parse, placed_id, take_id, take_logprobs, take_reward, take_time, take_token_ids};
 use super::{Keys, ReadOptions, Sink, ids};
@@ -20,7 +21,7 @@ use crate::trace::attributes::{Attributes, Value};
 use crate::trace::convention::{self, RawEvent, RawSpan};
 use crate::trace::message::{Role, read_stated};
 use crate::trace::openai::push_tools;
-use crate::trace::reject::Reject;
+use crate::trace::reject::{MAX_DEPTH, Reject};
 use crate::trace::span::{
     Choice, Convention, Format, Identity, Kind, Link, Llm, Origin, Reward, RewardTarget, RolloutRecord, Span, TaskIdSource,
 };
@@ -38,9 +39,16 @@ pub fn recognises(keys: &Keys<'_>) -> bool {
 
 /// Reads one record.
 pub fn read(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
-    let record = parse(text)?;
+    if let Ok((record, attributes)) = Attributes::from_json_apart(text, "attributes")
+        && record.contains("span_id")
+        && depth(text) <= MAX_DEPTH
+    {
+        return read_span(record, attributes, origin, options, sink);
+    }
+    let mut record = parse(text)?;
     if record.contains("span_id") {
-        read_span(record, origin, options, sink)
+        let attribute_object = record.take_object("attributes");
+        read_span(record, Attributes::of_object(attribute_object.as_ref()), origin, options, sink)
     } else if ["triplets", "final_reward", "trace"].iter().any(|key| record.contains(key)) {
         read_report(record, origin, options, sink);
         Ok(())
@@ -54,7 +62,13 @@ pub fn read(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink) 
     }
 }
 
-fn read_span(mut record: Attributes<'_>, origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
+fn read_span<'a>(
+    mut record: Attributes<'a>,
+    mut attributes: Attributes<'a>,
+    origin: Origin,
+    options: &ReadOptions,
+    sink: &mut Sink,
+) -> Result<(), Reject> {
     let span_id = take_id(&mut record, "span_id").ok_or(Reject::MissingField { field: "span_id" })?;
     let rollout_id = take_id(&mut record, "rollout_id");
     let attempt_id = take_id(&mut record, "attempt_id");
@@ -70,8 +84,6 @@ fn read_span(mut record: Attributes<'_>, origin: Origin, options: &ReadOptions, 
     let mut scope = Attributes::of_object(scope_object.as_ref());
     let events = record.take("events").unwrap_or(Value::Null);
     let links = record.take("links").unwrap_or(Value::Null);
-    let attribute_object = record.take_object("attributes");
-    let mut attributes = Attributes::of_object(attribute_object.as_ref());
 
     let raw = RawSpan {
         origin,
@@ -286,7 +298,8 @@ fn read_sdk_span(json: &str, origin: Origin, identity: &Identity, options: &Read
     if let Some(rollout) = &identity.rollout_id {
         record.put("rollout_id", Value::Str(Cow::Owned(rollout.clone())));
     }
-    read_span(record, origin, options, sink)
+    let attribute_object = record.take_object("attributes");
+    read_span(record, Attributes::of_object(attribute_object.as_ref()), origin, options, sink)
 }
 
 /// One LLM call with its token ids and, where the algorithm matched one, its reward.

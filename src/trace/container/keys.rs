@@ -13,8 +13,8 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// Looks at the first 64 keys. Linear in the length of the text up to the last of them, except that keys which decide at
-    /// once (`resourceSpans`, `resourceLogs`) end the search.
+    /// Looks at the first 64 keys. Linear in the length of the text up to the last of them, except that keys which tell
+    /// the format (`resourceSpans`; `rollout_id` with `span_id`) end the search.
     pub fn of(text: &'a str) -> Self {
         const MOST_KEYS: usize = 64;
         let bytes = text.as_bytes();
@@ -27,7 +27,7 @@ impl<'a> Keys<'a> {
             let Some(value) = skip_space(bytes, colon + 1) else { break };
             let key = &text[key_start..key_end];
             keys.entries.push((key, &text[value..]));
-            if matches!(key, "resourceSpans" | "resourceLogs") {
+            if keys.are_decided_by(key) {
                 break;
             }
             let Some(comma) = value_end(bytes, value).and_then(|end| skip_space(bytes, end)) else { break };
@@ -37,6 +37,17 @@ impl<'a> Keys<'a> {
             at = comma + 1;
         }
         keys
+    }
+
+    /// Whether this key, with those before it, tells the format, so that the rest of the record need not be looked at.
+    fn are_decided_by(&self, key: &str) -> bool {
+        match key {
+            "resourceSpans" | "resourceLogs" => true,
+            // A span of Agent Lightning 0.x, or an event of 1.0.
+            "span_id" => self.has("rollout_id"),
+            "rollout_id" => self.has("event_type"),
+            _ => false,
+        }
     }
 
     pub fn has(&self, key: &str) -> bool {

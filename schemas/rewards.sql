@@ -9,7 +9,7 @@ create table rewards (
     source text,                        -- agent, grader, human or fallback
     comment text,                       -- as recorded
     is_primary boolean not null,        -- main dimension of its event
-    is_outcome boolean not null,        -- the value of this dimension that counts for the whole rollout: its last one
+    is_outcome boolean not null,        -- the value of this dimension that counts for the whole rollout: one about the run, else its last; one linked to a call only where every reward is
     call_id text,                       -- LLM call that it is attached to
     attached_by text not null,          -- link (stated), order (the call that ended last before it), rollout (about the whole run) or none
     ambiguous boolean not null,         -- several calls could have been meant: kept, and attached to none

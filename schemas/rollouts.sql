@@ -7,9 +7,9 @@ create table rollouts (
     group_id text not null,             -- rollouts compared with each other: the stated group, else the task, else the rollout itself
     attempt_id text,                    -- which try at the task
     session_id text,                    -- conversation or session
-    split text not null,                -- train, val or test; train where nothing is stated
-    status text not null,               -- succeeded, failed or unknown
-    failure_class text,                 -- null, agent, infrastructure, timeout or reward_missing
+    split text not null,                -- train, val or test; train where nothing is stated, val for any other word
+    status text not null,               -- succeeded, failed or unknown: as its newest record says, else by the last call and the outermost span
+    failure_class text,                 -- timeout, infrastructure (its last call failed at the server, or it was cancelled), agent (failed otherwise), reward_missing (did not fail), or null
     policy_version bigint,              -- version of the policy; null where none is stated or calls differ
     reward double,                      -- outcome reward: the weighted sum over reward dimensions; null where no reward was stated
     reward_source text,                 -- who stated it: agent, grader, human or fallback

@@ -130,18 +130,17 @@ pub fn fill_choices(known: &mut Vec<Choice>, found: Vec<Choice>) {
 /// `{"token_logprobs": []}` of completions. With them the ids, where the server writes tokens as `token_id:<id>`.
 pub fn read_logprobs(json: &str) -> Option<Logprobs> {
     #[derive(Deserialize)]
-    struct Token {
+    struct Token<'a> {
         logprob: Option<f32>,
-        #[serde(default)]
-        token: Option<String>,
-        #[serde(default)]
-        top_logprobs: Option<Vec<serde::de::IgnoredAny>>,
+        #[serde(borrow)]
+        token: Option<&'a RawValue>,
+        #[serde(borrow)]
+        top_logprobs: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Shape {
-        List(Vec<Token>),
-        Chat { content: Option<Vec<Token>> },
+    struct Chat<'a> {
+        #[serde(borrow)]
+        content: Option<Vec<Token<'a>>>,
     }
     if json.starts_with('{')
         && let Some(object) = Object::parse(json)
@@ -149,15 +148,16 @@ pub fn read_logprobs(json: &str) -> Option<Logprobs> {
     {
         return Some(Logprobs { values, token_ids: None, alternatives: object.get("top_logprobs").is_some() });
     }
-    let tokens = match serde_json::from_str(json).ok()? {
-        Shape::List(tokens) => tokens,
-        Shape::Chat { content } => content?,
+    let tokens: Vec<Token<'_>> = match json.starts_with('[') {
+        true => serde_json::from_str(json).ok()?,
+        false => serde_json::from_str::<Chat<'_>>(json).ok()?.content?,
     };
     if tokens.is_empty() {
         return None;
     }
-    let token_ids = tokens.iter().map(|token| token.token.as_deref()?.strip_prefix("token_id:")?.parse().ok()).collect();
-    let alternatives = tokens.iter().any(|token| token.top_logprobs.as_ref().is_some_and(|top| !top.is_empty()));
+    let token_id = |token: &RawValue| token.get().strip_prefix("\"token_id:")?.strip_suffix('"')?.parse().ok();
+    let token_ids = tokens.iter().map(|token| token_id(token.token?)).collect();
+    let alternatives = tokens.iter().any(|token| token.top_logprobs.is_some_and(|top| top.get() != "[]"));
     let values = tokens.iter().map(|token| token.logprob).collect::<Option<_>>()?;
     Some(Logprobs { values, token_ids, alternatives })
 }

@@ -338,11 +338,41 @@ impl Block {
             } else if record[0] == b'[' {
                 read_elements(record, origin, options, sink);
             } else {
-                read_record(record, origin, options, sink);
+                match read_json(record, origin, options, sink) {
+                    Ok(()) => {}
+                    // A document over many lines among those of one line each: from here on, brackets say where records end.
+                    Err(Reject::Truncated) => return records + self.read_documents(offset, number as u64, options, sink),
+                    Err(Reject::Json(_)) if is_several(record) => read_elements(record, origin, options, sink),
+                    Err(reject) => sink.reject(origin, reject, record),
+                }
             }
             records += 1;
         }
         records
+    }
+
+    /// Reads what follows byte `start` of the block, which begins its line `first_line` (from 0), as documents.
+    fn read_documents(&self, start: usize, first_line: u64, options: &ReadOptions, sink: &mut Sink) -> u64 {
+        let text = &self.bytes[start..];
+        let mut scanner = Scanner::default();
+        let (pieces, consumed) = scanner.scan(text);
+        for piece in &pieces {
+            match piece {
+                Piece::Record { range, line } => {
+                    read_record(&text[range.clone()], self.origin(first_line + line, start + range.start), options, sink);
+                }
+                Piece::Garbage { range, line } => {
+                    let garbage = &text[range.clone()];
+                    sink.reject(self.origin(first_line + line, start + range.start), garbage_reject(garbage), garbage);
+                }
+            }
+        }
+        if !scanner.is_open() {
+            return pieces.len() as u64;
+        }
+        let line = first_line + newlines(&text[..consumed]);
+        sink.reject(self.origin(line, start + consumed), Reject::Truncated, &text[consumed..]);
+        pieces.len() as u64 + 1
     }
 
     fn read_pieces(&self, pieces: &[Piece], options: &ReadOptions, sink: &mut Sink) -> u64 {
@@ -352,7 +382,8 @@ impl Block {
                     read_record(&self.bytes[range.clone()], self.origin(*line, range.start), options, sink);
                 }
                 Piece::Garbage { range, line } => {
-                    sink.reject(self.origin(*line, range.start), Reject::NotARecord, &self.bytes[range.clone()]);
+                    let garbage = &self.bytes[range.clone()];
+                    sink.reject(self.origin(*line, range.start), garbage_reject(garbage), garbage);
                 }
             }
         }
@@ -398,7 +429,18 @@ fn read_record(record: &[u8], origin: Origin, options: &ReadOptions, sink: &mut 
     }
 }
 
-/// A line that holds an array of records.
+/// Whether a line holds several records after each other.
+fn is_several(line: &[u8]) -> bool {
+    let (pieces, _) = Scanner::default().scan(line);
+    pieces.len() > 1 && pieces.iter().all(|piece| matches!(piece, Piece::Record { .. }))
+}
+
+/// Text that the scanner could make nothing of is the beginning of a record, or none at all.
+fn garbage_reject(text: &[u8]) -> Reject {
+    if text.starts_with(b"{") { Reject::Truncated } else { Reject::NotARecord }
+}
+
+/// A line that holds an array of records, or several after each other.
 fn read_elements(line: &[u8], origin: Origin, options: &ReadOptions, sink: &mut Sink) {
     let mut scanner = Scanner::default();
     let (pieces, consumed) = scanner.scan(line);
@@ -407,7 +449,7 @@ fn read_elements(line: &[u8], origin: Origin, options: &ReadOptions, sink: &mut 
         let origin = Origin { offset: origin.offset + range.start as u64, ..origin };
         match &piece {
             Piece::Record { range, .. } => read_record(&line[range.clone()], origin, options, sink),
-            Piece::Garbage { range, .. } => sink.reject(origin, Reject::NotARecord, &line[range.clone()]),
+            Piece::Garbage { range, .. } => sink.reject(origin, garbage_reject(&line[range.clone()]), &line[range.clone()]),
         }
     }
     if scanner.is_open() {

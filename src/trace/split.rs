@@ -52,7 +52,8 @@ impl Scanner {
             }
             let byte = text[at];
             if !open {
-                if byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']') {
+                // The last three are a byte order mark.
+                if byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']' | 0xef | 0xbb | 0xbf) {
                     at += 1;
                     start = at;
                     continue;
@@ -174,6 +175,7 @@ mod tests {
         check("{\n \"a\": \"}{\\\"\\\\\"\n}\n{\"b\":[1,{}]}", &[("{\n \"a\": \"}{\\\"\\\\\"\n}", 0), ("{\"b\":[1,{}]}", 3)], &[]);
         check("[\n{\"a\":1},\n{\"a\":2}\n]\n", &[("{\"a\":1}", 1), ("{\"a\":2}", 2)], &[]);
         check("[]", &[], &[]);
+        check("\u{feff}{\"a\":1}", &[("{\"a\":1}", 0)], &[]);
         check("oops\n{\"a\":1}", &[("{\"a\":1}", 1)], &["oops"]);
         check("{\"a\":1", &[], &[]);
     }

@@ -92,6 +92,10 @@ fn broken_records_are_set_aside_and_their_neighbours_kept() {
     let lines = |middle: &[u8]| [good(1).as_bytes(), b"\n", middle, b"\n", good(2).as_bytes(), b"\n"].concat();
     let truncated = &good(3)[..40];
     check("truncated.jsonl", &lines(truncated.as_bytes()), 2, &[("truncated", 2)]);
+    check("first.jsonl", format!("{truncated}\n{}\n{}\n", good(1), good(2)).as_bytes(), 2, &[("truncated", 1)]);
+    let document = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&good(3)).unwrap()).unwrap();
+    check("document.jsonl", &lines(document.as_bytes()), 3, &[]);
+    check("several.jsonl", &lines(format!("{} {}", good(3), good(4)).as_bytes()), 4, &[]);
     check("garbage.jsonl", &lines(b"{not json}"), 2, &[("json", 2)]);
     check("words.jsonl", &lines(b"some words"), 2, &[("json", 2)]);
     check("utf8.jsonl", &lines(b"{\"resourceSpans\": \"\xff\xfe\"}"), 2, &[("utf8", 2)]);

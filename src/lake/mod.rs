@@ -22,6 +22,7 @@ mod commit;
 mod local;
 mod manifest;
 mod parquet;
+mod prefix;
 mod status;
 mod store;
 mod vacuum;

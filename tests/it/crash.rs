@@ -9,6 +9,7 @@ use fulgurite::exit::code_of;
 use fulgurite::lake::Lake;
 
 use crate::lake::{lineage, values};
+use crate::stages::{STAGES, rebuild};
 
 /// Kills for each stage.
 const KILLS: usize = 20;
@@ -161,4 +162,37 @@ fn wait_for_word(child: &mut Child, word: &str) {
     use std::io::{BufRead, BufReader};
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     lines.find(|line| line.as_ref().unwrap().contains(word)).unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn every_stage_survives_being_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (calm, killed) = (folder.path().join("calm"), folder.path().join("killed"));
+    let mut before = Contents::new();
+    for stage in STAGES {
+        let undisturbed = finish(rebuild(stage, &calm));
+        let after = contents(&calm).await;
+        assert!(after.len() > before.len(), "{stage} wrote nothing");
+        kill_at(instants(stage, undisturbed), || rebuild(stage, &killed), &killed, &[before, after.clone()]).await;
+        finish(rebuild(stage, &killed));
+        assert_eq!(contents(&killed).await, after, "{stage}");
+        before = after;
+    }
+}
+
+#[tokio::test]
+async fn runs_of_a_stage_at_the_same_time_damage_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = folder.path().join("lake");
+    for stage in STAGES {
+        finish(rebuild(stage, &lake));
+        let alone = contents(&lake).await;
+        let started: Vec<Child> =
+            (0..3).map(|_| rebuild(stage, &lake).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()).collect();
+        for child in started {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{stage}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_eq!(contents(&lake).await, alone, "{stage}: the same from the same");
+    }
 }

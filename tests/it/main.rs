@@ -14,4 +14,5 @@ mod lake_faults;
 mod peers;
 mod rows;
 mod second_engine;
+mod stages;
 mod tables;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold, cheapest first. One feature set and one profile, so that nothing is compiled twice.
-# `cargo test` before clippy would cost the dependencies' metadata twice; `cargo build` would choose other features of them.
+# Everything that must hold. One feature set and one profile, so that nothing is compiled twice: where a command builds no tests, cargo
+# chooses other features of the dependencies, and DataFusion would be compiled again. `--examples` is there for that, and for nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,5 +14,5 @@ step cargo fmt --check
 step scripts/python-env.sh
 step cargo test --locked
 step cargo clippy --locked --all-targets -- -D warnings
-RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items
+RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --lib --examples --document-private-items
 step scripts/readme.sh "${CARGO_TARGET_DIR:-target}/debug/fulgurite"

@@ -13,9 +13,10 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
-use datafusion::prelude::{DataFrame, SessionContext, ident};
+use datafusion::prelude::{DataFrame, SessionContext, ident, lit};
 use datafusion::scalar::ScalarValue;
 use serde_json::Value;
 
@@ -277,6 +278,9 @@ async fn execute(
         let plan = union(session, stage, relation).await?;
         let rows = DataFrame::new(session.state(), plan);
         let name = relation.name.as_str();
+        if !tables.contains(&name) {
+            check_grain_of_users(relation, &rows).await?;
+        }
         if tables.contains(&name) {
             let table = schema::table(name)?;
             let order = match relation.files.as_slice() {
@@ -302,6 +306,21 @@ async fn execute(
         bar.inc(1);
     }
     Ok(counts)
+}
+
+/// Looks for rows with equal grain in a relation that a user's file writes, so that the message names that file and not a table after
+/// it. Those of built-in files are as good as their tests.
+async fn check_grain_of_users(relation: &Relation, rows: &DataFrame) -> Result<()> {
+    let Some(file) = relation.files.iter().find(|file| file.path.is_some()) else { return Ok(()) };
+    let grain = file.header.grain.iter().map(ident).collect();
+    let repeated = rows.clone().aggregate(grain, vec![count(lit(1)).alias("rows")])?.filter(ident("rows").gt(lit(1)))?;
+    let shown = repeated.limit(0, Some(SHOWN_ROWS))?.collect().await.map_err(|error| wrong(file, &error))?;
+    if shown.iter().all(|batch| batch.num_rows() == 0) {
+        return Ok(());
+    }
+    let (shown, grain) = (pretty_format_batches(&shown)?, file.header.grain.join(", "));
+    let message = format!("`{}`: the grain of `{}` is {grain}, but some have several rows\n{shown}", file.shown(), relation.name);
+    Err(Fault::Failed(message).into())
 }
 
 fn failed_in(relation: &Relation) -> String {

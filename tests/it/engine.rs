@@ -121,6 +121,13 @@ fn rows_that_break_the_grain_or_an_audit_are_not_committed() {
         assert!(format!("{error:#}").contains("several with rollout_id = `r`, step = `0`"), "{error:#}");
         assert_eq!(code_of(&error), ExitCode::Failed);
 
+        // In a relation that a table is made of, it is the relation's file that is named.
+        let end = "-- values/end: as they are.\n--\n-- reads twice\n-- writes values\n-- grain rollout_id, step\n\nselect * from twice\n";
+        let files = [("values/x", twice.replace("writes  values", "writes  twice")), ("values/end", end.to_owned())];
+        let files = files.iter().map(|(name, text)| file(name, text).expect("parses")).collect();
+        let error = engine::run(&context, stage(files, vec![])).await.expect_err("two rows for each call");
+        assert!(format!("{error:#}").starts_with("`mine/values/x.sql`: the grain of `twice` is rollout_id, step"), "{error:#}");
+
         let files = vec![file("values/x", RIGHT).expect("parses")];
         let error = engine::run(&context, stage(files, vec![file("audits/small", audit).expect("parses")])).await;
         let error = error.expect_err("the third value is 4");

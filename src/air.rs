@@ -93,6 +93,11 @@ pub async fn run(context: &Context) -> Result<Summary> {
     for rule in unweighted {
         summary.warnings.push(format!("rule `{rule}` has no weight, so what it finds is worth 0; set `air.weights.{rule}`"));
     }
+    if let Some(count) = summary.counts.get("failed_tools_without_asker") {
+        summary
+            .warnings
+            .push(format!("{count} failed tool calls belong to no LLM call, so that no rule can hold one answerable for them"));
+    }
     Ok(summary)
 }
 

@@ -162,7 +162,15 @@ impl OverlongMask {
 /// Runs the stage on the context's batch.
 pub async fn run(context: &Context) -> Result<Summary> {
     let files = engine::sql_files(&context.config)?;
-    engine::run(context, stage(&context.config, &files)?).await
+    let mut summary = engine::run(context, stage(&context.config, &files)?).await?;
+    let calls = summary.rows.get("transitions").copied().unwrap_or_default();
+    if calls > 0 && !summary.counts.contains_key("to_learn_from") {
+        let dropped =
+            summary.counts.iter().filter_map(|(name, count)| Some(format!("{count} {}", name.strip_prefix("dropped_")?)));
+        let dropped = dropped.collect::<Vec<_>>().join(", ");
+        summary.warnings.push(format!("none of the {calls} calls is left to learn from: {dropped}"));
+    }
+    Ok(summary)
 }
 
 /// Whether the stage has to run, and why.

@@ -4,8 +4,8 @@
 -- writes  weights
 -- grain   rollout_id, call_id
 --
--- An agent without a weight has 1, as has a call whose agent is not known.
+-- An agent without a weight has 1, as has a call whose agent is not known: they need no row.
 
-select c.rollout_id, c.call_id, coalesce(w.weight, cast(1 as double)) as weight
-from scored_calls as c
-left join agent_weights as w on w.agent = c.agent
+select c.rollout_id, c.call_id, w.weight
+from agent_weights as w
+join scored_calls as c on c.agent = w.agent

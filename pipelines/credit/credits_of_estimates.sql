@@ -11,10 +11,13 @@
 
 with joined as (
     select c.rollout_id, c.call_id, c.step, c.agent, c.group_id, c.outcome, c.step_reward, c.total_reward,
-           e.return_value, e.baseline, e.scale, e.advantage,
+           case when c.verdict = 'compared' then e.return_value end as return_value,
+           case when c.verdict = 'compared' then e.baseline end as baseline,
+           case when c.verdict = 'compared' then e.scale end as scale,
+           case when c.verdict = 'compared' then e.advantage end as advantage,
            case when c.verdict = 'compared' then coalesce(e.verdict, 'no_estimate') else c.verdict end as verdict
-    from scored_calls as c
-    left join estimates as e on e.rollout_id = c.rollout_id and e.step = c.step and c.verdict = 'compared'
+    from estimates as e
+    right join scored_calls as c on c.rollout_id = e.rollout_id and c.step = e.step
 )
 select rollout_id, call_id, step, agent, group_id,
        cast($method as text) as method, cast($comparison as text) as comparison, cast($level as text) as level,

@@ -9,13 +9,18 @@
 --         $reason Utf8                -- what the two do, in words
 --         $singleton_keep Boolean     -- what is alone keeps its reward as advantage (true) or has 0 (false)
 
-with joined as (
+with compared as (
     select c.rollout_id, c.call_id, c.step, c.agent, c.group_id, c.outcome, c.step_reward, c.total_reward,
-           coalesce(w.weight, cast(0 as double)) as allocation, m.baseline, m.scale, m.advantage,
+           m.baseline, m.scale, m.advantage,
            case when c.verdict = 'compared' then coalesce(m.verdict, 'no_estimate') else c.verdict end as verdict
-    from scored_calls as c
-    left join weights as w on w.rollout_id = c.rollout_id and w.call_id = c.call_id
-    left join comparisons as m on m.rollout_id = c.rollout_id
+    from comparisons as m
+    right join scored_calls as c on c.rollout_id = m.rollout_id
+),
+joined as (
+    select c.rollout_id, c.call_id, c.step, c.agent, c.group_id, c.outcome, c.step_reward, c.total_reward,
+           coalesce(w.weight, cast(1 as double)) as allocation, c.baseline, c.scale, c.advantage, c.verdict
+    from weights as w
+    right join compared as c on c.rollout_id = w.rollout_id and c.call_id = w.call_id
 )
 select rollout_id, call_id, step, agent, group_id,
        cast($method as text) as method, cast($comparison as text) as comparison, cast($level as text) as level,

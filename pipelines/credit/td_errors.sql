@@ -11,8 +11,8 @@ with valued as (
     select c.rollout_id, c.step, c.calls, v.value,
            cast(count(v.value) over (partition by c.rollout_id) as bigint) as valued_calls,
            c.step_reward + case when c.step = c.calls - 1 then coalesce(c.outcome, cast(0 as double)) else cast(0 as double) end as reward
-    from scored_calls as c
-    left join "values" as v on v.rollout_id = c.rollout_id and v.call_id = c.call_id
+    from "values" as v
+    right join scored_calls as c on v.rollout_id = c.rollout_id and v.call_id = c.call_id
 ),
 followed as (
     select rollout_id, step, calls, value, reward,

@@ -18,26 +18,34 @@ truncated as (
     from calls
     where finish_reason = 'length' and not abandoned
 ),
+runs as (
+    select r.rollout_id, r.group_id, r.task_id, r.split, l.step as last_step,
+           case when t.rollout_id is not null and $mask_truncated = 'rollout' then 'overlong' end as overlong_reason
+    from lasts as l
+    join rollouts as r on r.rollout_id = l.rollout_id
+    left join truncated as t on t.rollout_id = r.rollout_id
+),
+credited as (
+    select k.rollout_id, k.step, k.agent, k.outcome, k.return_value, k.advantage, k.verdict, k.allocation,
+           r.group_id, r.task_id, r.split, r.overlong_reason,
+           k.step_reward + case when k.step = r.last_step then coalesce(k.outcome, cast(0 as double)) else cast(0 as double) end as reward
+    from runs as r
+    join credits as k on k.rollout_id = r.rollout_id
+),
 dropped as (
-    select k.rollout_id, k.step, k.outcome, k.return_value, k.advantage,
-           r.group_id, r.task_id, r.split,
-           k.step_reward + case when k.step = l.step then coalesce(k.outcome, cast(0 as double)) else cast(0 as double) end as reward,
+    select k.rollout_id, k.step, k.outcome, k.return_value, k.advantage, k.group_id, k.task_id, k.split, k.reward, k.overlong_reason,
            case when k.verdict = 'infrastructure_failure' then 'infrastructure_failure'
-                when r.split <> 'train' then 'not_train'
+                when k.split <> 'train' then 'not_train'
                 when not $all_agents and a.agent is null then 'other_agent'
                 when k.verdict = 'no_reward' then 'no_reward'
                 when k.advantage is null then 'no_estimate'
            end as rollout_reason,
-           case when t.rollout_id is not null and $mask_truncated = 'rollout' then 'overlong' end as overlong_reason,
            case when k.verdict = 'singleton' and k.advantage = 0 then 'singleton'
                 when k.verdict = 'no_variance' then 'no_variance'
                 when k.allocation = 0 then 'no_credit'
            end as credit_reason
-    from credits as k
-    join rollouts as r on r.rollout_id = k.rollout_id
-    join lasts as l on l.rollout_id = k.rollout_id
-    left join truncated as t on t.rollout_id = k.rollout_id
-    left join trained_agents as a on a.agent = k.agent
+    from trained_agents as a
+    right join credited as k on k.agent = a.agent
 )
 select d.group_id, d.task_id, c.rollout_id, c.call_id, c.step, c.agent, d.split, c.policy_version, c.model,
        c.messages, c.tools, c.response, c.prompt_token_ids, c.response_token_ids, c.behaviour_logprobs, c.sampled_logprobs,
@@ -51,5 +59,5 @@ select d.group_id, d.task_id, c.rollout_id, c.call_id, c.step, c.agent, d.split,
             when c.finish_reason = 'length' and $mask_truncated = 'call' then 'overlong'
             else d.credit_reason
        end as drop_reason
-from calls as c
-join dropped as d on d.rollout_id = c.rollout_id and d.step = c.step
+from dropped as d
+join calls as c on c.rollout_id = d.rollout_id and c.step = d.step

@@ -38,7 +38,7 @@ fn random(dice: &mut Dice, rollouts: u64, longest: u64) -> Tables {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Outcomes that differ by more than twice the cap keep their order, whatever the rules found.
     #[test]

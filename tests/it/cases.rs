@@ -120,9 +120,14 @@ fn usual(table: &str, row: &Map<String, Value>, index: usize) -> Map<String, Val
 ///
 /// * `parts`: files that the rows of each table are dealt out to, in turn.
 pub async fn lake(tables: &Tables, stages: &[&str], parts: usize) -> Result<Lake> {
+    lake_at("memory://", tables, stages, parts).await
+}
+
+/// Like `lake`, at a place of one's own.
+pub async fn lake_at(location: &str, tables: &Tables, stages: &[&str], parts: usize) -> Result<Lake> {
     let mut tables = tables.clone();
     tables.complete();
-    let lake = Lake::open("memory://").await?;
+    let lake = Lake::open(location).await?;
     for stage in stages {
         let run = lake.begin(stage, BATCH).await?;
         for name in schema::tables_of(stage) {

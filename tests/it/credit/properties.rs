@@ -23,7 +23,7 @@ fn advantages(seed: u64, pairs: &[(&str, &str)]) -> Vec<(String, String, f64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn identical_gives_one_advantage_per_rollout(

@@ -13,8 +13,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
-use crate::trace::resolve::{Components, rollout_of};
-use crate::trace::span::{Identity, Reward, Span};
+use crate::trace::resolve::{Components, locator, rollout_of};
+use crate::trace::span::Span;
 
 /// Bytes of encoded spans in one partition: what `resolve` and the Parquet writer make of it is about six times that.
 const PARTITION_BYTES: u64 = 16 << 20;
@@ -177,25 +177,6 @@ impl Writer<'_> {
         state.files.extend(self.file);
         state.runs.extend(self.runs.into_iter().map(|run| Run { file, ..run }));
         state.locators.extend(self.locators);
-    }
-}
-
-/// Everything of a span that `rollout_of` looks at, so that the spans of one trace have equal locators.
-fn locator(span: &Span) -> Span {
-    let alone = span.identity.rollout_id.is_none() && span.trace_id.is_none();
-    let targets =
-        span.rewards.iter().filter(|_| alone).map(|reward| Reward { target: reward.target.clone(), ..Reward::default() });
-    Span {
-        origin: if alone { span.origin } else { Default::default() },
-        format: span.format,
-        trace_id: span.trace_id.clone(),
-        rewards: targets.collect(),
-        identity: Identity {
-            rollout_id: span.identity.rollout_id.clone(),
-            attempt_id: span.identity.attempt_id.clone(),
-            ..Identity::default()
-        },
-        ..Span::default()
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::container::{ReadOptions, Sink, read_json, read_proto};
 use super::detect::{Layout, ZSTD_MAGIC, layout};
-use super::resolve::{Evidence, Joiner, Row, ToolStatus, resolve};
+use super::resolve::{Evidence, Joiner, Row, ToolStatus, locator, resolve, rollout_of};
 use super::span::{Kind, Origin};
 use super::split::{Piece, Scanner};
 
@@ -166,7 +166,12 @@ fn rollouts(samples: &Path, files: &[&str]) -> Vec<Vec<Row>> {
     let mut joiner = Joiner::default();
     sink.spans.iter().for_each(|span| joiner.see(span));
     let names: Vec<String> = files.iter().map(|name| (*name).to_owned()).collect();
-    let (rows, unresolved) = resolve(sink.spans, &joiner.finish(), &names);
+    let components = joiner.finish();
+    for span in &sink.spans {
+        let apart = rollout_of(&locator(span), &components, &names);
+        assert_eq!(apart, rollout_of(span, &components, &names), "{files:?}: the locator of {span:?} leaves something out");
+    }
+    let (rows, unresolved) = resolve(sink.spans, &components, &names);
     assert!(unresolved.is_empty(), "{files:?}: {unresolved:?}");
     let mut rollouts: BTreeMap<(i64, String), Vec<Row>> = BTreeMap::new();
     for rows in rows.chunk_by(|a, b| a.rollout_id == b.rollout_id) {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::trace::message::{Message, Role};
-use crate::trace::span::{Format, Kind, Llm, Span};
+use crate::trace::span::{Format, Identity, Kind, Llm, Reward, Span};
 
 /// Hash of an id. At 128 bits two ids do not meet by chance.
 type Id = u128;
@@ -319,6 +319,33 @@ impl Components {
         }
         None
     }
+}
+
+/// Everything of a span that [`Components::rollout`] looks at, so that spans that say the same of their rollout have equal locators.
+///
+/// * A record without a stated rollout and a trace keeps its origin: where it stands alone, that is its name.
+pub fn locator(span: &Span) -> Span {
+    let alone = stated_rollout(span).is_none() && trace_of(span).is_none();
+    let mut locator = Span {
+        format: span.format,
+        trace_id: span.trace_id.clone(),
+        identity: Identity {
+            rollout_id: span.identity.rollout_id.clone(),
+            attempt_id: span.identity.attempt_id.clone(),
+            ..Identity::default()
+        },
+        ..Span::default()
+    };
+    if alone {
+        locator.origin = span.origin;
+        locator.span_id = span.span_id.clone();
+        locator.part_json = span.part_json.as_ref().map(|_| Box::default());
+        let response = span.llm.as_ref().and_then(|llm| llm.response_id.clone());
+        locator.llm = response.map(|id| Box::new(Llm { response_id: Some(id), ..Llm::default() }));
+        let targets = span.rewards.iter().map(|reward| Reward { target: reward.target.clone(), ..Reward::default() });
+        locator.rewards = targets.collect();
+    }
+    locator
 }
 
 /// Attempts of one stated rollout.

@@ -25,7 +25,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use join::{Components, Joiner, RolloutSource};
+pub use join::{Components, Joiner, RolloutSource, locator};
 pub use row::{Evidence, Row, ToolStatus};
 
 use super::container::langsmith;
@@ -115,10 +115,7 @@ pub fn resolve(spans: Vec<Span>, components: &Components, files: &[String]) -> (
 }
 
 /// The rollout that a span is a part of. A record that belongs to none that is known stands for itself, under the name of the place
-/// where it was read.
-///
-/// Looks at nothing of the span but its format, trace id, stated rollout and attempt and, where it has neither trace nor rollout, the
-/// targets of its rewards and its origin.
+/// where it was read. Looks at nothing of the span but its [`locator`].
 pub fn rollout_of(span: &Span, components: &Components, files: &[String]) -> (Box<str>, RolloutSource) {
     components.rollout(span).unwrap_or_else(|| {
         let file = files.get(span.origin.file as usize).map_or("", String::as_str);

@@ -74,7 +74,7 @@ pub fn session(config: &Config, lake: &Lake) -> Result<SessionContext> {
     }
     let mut session = SessionContext::new_with_config_rt(options, runtime.build_arc()?);
     datafusion_functions_json::register_all(&mut session)?;
-    session.register_object_store(&Url::parse(LAKE_URL)?, lake.store());
+    session.register_object_store(&Url::parse(LAKE_URL)?, lake.committed());
     Ok(session)
 }
 

@@ -19,6 +19,7 @@
 //! ```
 
 mod commit;
+mod committed;
 mod local;
 mod manifest;
 mod parquet;
@@ -112,6 +113,11 @@ impl Lake {
     /// The store, with its root at the lake's: paths of manifests and data files are paths in it.
     pub fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)
+    }
+
+    /// The same for readers of committed files: one that is not there is an error, never an empty table.
+    pub fn committed(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(committed::Committed(self.store()))
     }
 
     /// The newest manifest of a stage on a batch.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::exit::Fault;
-use crate::lake::{Freshness, Input, Lineage, Manifest, Run};
+use crate::lake::{Input, Lineage, Run};
 use crate::stage::{Context, Summary};
 use columns::RejectRow;
 use source::Source;
@@ -62,53 +62,22 @@ pub async fn run(context: &Context, paths: &[String]) -> Result<Summary> {
     let run = context.lake.begin("ingest", &context.batch).await?;
     let lineage = Lineage { inputs, ..Lineage::new("ingest", serde_json::to_value(&context.config.ingest)?)? };
     let freshness = lineage.freshness(run.previous());
-    if let Some(summary) = settled(context, &freshness, run.previous(), started) {
+    if let Some(summary) =
+        context.standing(&freshness, run.previous(), started).or_else(|| context.would_run("ingest", &freshness))
+    {
         return Ok(summary);
     }
     let work = Work { context, run: &run, sources: &sources, limit, runtime: Handle::current() };
-    let outcome = tokio::task::block_in_place(|| work.pool()?.install(|| work.all()))?;
-    context.stop.check()?;
-    let manifest = run.commit(lineage, outcome.counts).await?;
-    Ok(Summary { warnings: outcome.warnings, ..summary(&manifest, "done", started) })
-}
-
-/// The end of a run that has nothing to do, or that only says what it would do.
-fn settled(context: &Context, freshness: &Freshness, previous: Option<&Manifest>, started: Instant) -> Option<Summary> {
-    let stands = match freshness {
-        Freshness::Fresh => Some("nothing_to_do"),
-        Freshness::Sealed(_) => Some("sealed"),
-        Freshness::Missing | Freshness::Stale(_) => None,
-    };
-    if let (Some(status), Some(manifest), false) = (stands, previous, context.rebuild) {
-        return Some(summary(manifest, status, started));
-    }
-    if !context.dry_run {
-        return None;
-    }
-    let why = match freshness {
-        Freshness::Missing => "it has not run on this batch".to_owned(),
-        stale => stale.reasons().join("; "),
-    };
-    context.progress.message(format!("ingest would run: {why}"));
-    Some(Summary {
-        stage: "ingest".to_owned(),
-        batch: context.batch.clone(),
-        status: "would_run".to_owned(),
-        ..Summary::default()
-    })
-}
-
-fn summary(manifest: &Manifest, status: &str, started: Instant) -> Summary {
-    Summary {
-        stage: manifest.stage.clone(),
-        batch: manifest.batch.clone(),
-        status: status.to_owned(),
-        rows: manifest.tables.iter().map(|(name, entry)| (name.clone(), entry.rows)).collect(),
-        manifest: manifest.path(),
-        run_id: manifest.run_id.clone(),
-        seconds: started.elapsed().as_secs_f64(),
-        counts: manifest.counts.clone(),
-        warnings: Vec::new(),
+    let worked = tokio::task::block_in_place(|| work.pool()?.install(|| work.all()));
+    match worked.and_then(|outcome| context.stop.check().map(|()| outcome).map_err(Into::into)) {
+        Ok(outcome) => {
+            let manifest = run.commit(lineage, outcome.counts).await?;
+            Ok(Summary { warnings: outcome.warnings, ..Summary::of(&manifest, "done", started) })
+        }
+        Err(error) => {
+            run.abandon().await;
+            Err(error)
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::exit::Fault;
-use crate::lake::Lake;
+use crate::lake::{Freshness, Lake, Manifest};
 use crate::progress::Progress;
 
 /// The surroundings of one run of one stage on one batch.
@@ -60,6 +61,51 @@ pub struct Summary {
     /// Counts worth telling, such as files read, records rejected, rows dropped by reason.
     pub counts: BTreeMap<String, u64>,
     pub warnings: Vec<String>,
+}
+
+impl Summary {
+    /// What a stage's manifest says.
+    ///
+    /// * `status`: done, nothing_to_do or sealed.
+    pub fn of(manifest: &Manifest, status: &str, started: Instant) -> Summary {
+        Summary {
+            stage: manifest.stage.clone(),
+            batch: manifest.batch.clone(),
+            status: status.to_owned(),
+            rows: manifest.tables.iter().map(|(name, entry)| (name.clone(), entry.rows)).collect(),
+            manifest: manifest.path(),
+            run_id: manifest.run_id.clone(),
+            seconds: started.elapsed().as_secs_f64(),
+            counts: manifest.counts.clone(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Context {
+    /// The end of a run whose output stands already; `None` where it has to run.
+    pub fn standing(&self, freshness: &Freshness, previous: Option<&Manifest>, started: Instant) -> Option<Summary> {
+        let status = match freshness {
+            Freshness::Fresh => "nothing_to_do",
+            Freshness::Sealed(_) => "sealed",
+            Freshness::Missing | Freshness::Stale(_) => return None,
+        };
+        previous.filter(|_| !self.rebuild).map(|manifest| Summary::of(manifest, status, started))
+    }
+
+    /// With `--dry-run`, the end of a run that would have to do something: it says why.
+    pub fn would_run(&self, stage: &str, freshness: &Freshness) -> Option<Summary> {
+        if !self.dry_run {
+            return None;
+        }
+        let why = match freshness {
+            _ if self.rebuild => "`--rebuild` asks for it".to_owned(),
+            Freshness::Missing => "it has not run on this batch".to_owned(),
+            other => other.reasons().join("; "),
+        };
+        self.progress.message(format!("{stage} would run: {why}"));
+        Some(Summary { stage: stage.to_owned(), batch: self.batch.clone(), status: "would_run".to_owned(), ..Summary::default() })
+    }
 }
 
 /// One sentence for the person who watches.

@@ -99,43 +99,29 @@ pub async fn run(context: &Context, stage: SqlStage) -> Result<Summary> {
     let inputs = inputs(&context.lake, &context.batch, &stage).await?;
     let lineage = lineage(&stage, &inputs)?;
     let freshness = lineage.freshness(run.previous());
-    if let Some(status) = nothing_to_do(&freshness).filter(|_| !context.rebuild) {
-        let manifest = run.previous().context("a stage that is fresh has a manifest")?;
-        return Ok(summary(context, &stage, status, manifest, started));
+    if let Some(summary) = context.standing(&freshness, run.previous(), started) {
+        return Ok(summary);
     }
     let session = session(&context.config, &context.lake)?;
     register_inputs(&session, &stage, &inputs)?;
     let relations = relations(&stage)?;
     let reads = check(&session, &stage, &relations).await?;
-    if context.dry_run {
-        let mut would = Summary { stage: stage.name.to_owned(), batch: context.batch.clone(), ..Summary::default() };
-        would.status = "would_run".to_owned();
-        context.progress.message(format!("{} would run: {}", stage.name, why(&freshness, context.rebuild)));
-        return Ok(would);
+    if let Some(summary) = context.would_run(stage.name, &freshness) {
+        return Ok(summary);
     }
 
-    let counts = execute(context, &session, &stage, &relations, &reads, &run).await?;
-    audit(&session, &stage, &context.stop).await?;
-    context.stop.check()?;
-    let manifest = run.commit(lineage, counts).await?;
-    Ok(summary(context, &stage, "done", &manifest, started))
-}
-
-/// The status of a stage that stands.
-fn nothing_to_do(freshness: &Freshness) -> Option<&'static str> {
-    match freshness {
-        Freshness::Fresh => Some("nothing_to_do"),
-        Freshness::Sealed(_) => Some("sealed"),
-        Freshness::Missing | Freshness::Stale(_) => None,
-    }
-}
-
-/// Why a stage runs, as words after a colon.
-fn why(freshness: &Freshness, rebuild: bool) -> String {
-    match freshness {
-        _ if rebuild => "`--rebuild` asks for it".to_owned(),
-        Freshness::Missing => "it has not run on this batch".to_owned(),
-        other => other.reasons().join("; "),
+    let worked = async {
+        let counts = execute(context, &session, &stage, &relations, &reads, &run).await?;
+        audit(&session, &stage, &context.stop).await?;
+        context.stop.check()?;
+        Ok(counts)
+    };
+    match worked.await {
+        Ok(counts) => Ok(Summary::of(&run.commit(lineage, counts).await?, "done", started)),
+        Err(error) => {
+            run.abandon().await;
+            Err(error)
+        }
     }
 }
 
@@ -355,18 +341,4 @@ async fn audit(session: &SessionContext, stage: &SqlStage, stop: &Stop) -> Resul
         }
     }
     Ok(())
-}
-
-fn summary(context: &Context, stage: &SqlStage, status: &str, manifest: &Manifest, started: Instant) -> Summary {
-    Summary {
-        stage: stage.name.to_owned(),
-        batch: context.batch.clone(),
-        status: status.to_owned(),
-        rows: manifest.tables.iter().map(|(name, entry)| (name.clone(), entry.rows)).collect(),
-        manifest: manifest.path(),
-        run_id: manifest.run_id.clone(),
-        seconds: started.elapsed().as_secs_f64(),
-        counts: manifest.counts.clone(),
-        warnings: Vec::new(),
-    }
 }

@@ -102,7 +102,7 @@ fn shared() -> Option<PathBuf> {
     if shared.join("samples/EXPECTED_SUMMARY.txt").is_file() {
         return Some(shared);
     }
-    println!("skipped: no recordings in {} (set FULGURITE_SHARED)", shared.display());
+    super::skip(&format!("no recordings in {} (set FULGURITE_SHARED)", shared.display()));
     None
 }
 

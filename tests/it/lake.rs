@@ -251,7 +251,7 @@ fn contract_on_s3() {
 #[test]
 fn contract_on_azure() {
     let Ok(azurite) = std::env::var("FULGURITE_AZURITE") else {
-        return eprintln!("skipped: FULGURITE_AZURITE does not name the command `azurite-blob`; `make peers` sets it");
+        return peers::skip("FULGURITE_AZURITE does not name the command `azurite-blob`; `make peers` sets it");
     };
     let Some(python) = peers::python() else { return };
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();

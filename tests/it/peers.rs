@@ -1,15 +1,20 @@
 //! Other programs that tests talk to: Python with other readers of Parquet, and object stores that run here.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+
+/// Says why a test is skipped: past the harness, which shows nothing of a test that passes.
+pub fn skip(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
 
 /// The Python that `scripts/python-env.sh` prepares; says why a test is skipped where there is none.
 pub fn python() -> Option<PathBuf> {
     let home = std::env::var_os("FULGURITE_VENV").map_or_else(|| root().join(".venv"), PathBuf::from);
     let python = home.join("bin/python");
     if !python.exists() {
-        eprintln!("skipped: no `{}`; scripts/python-env.sh makes it", python.display());
+        skip(&format!("no `{}`; scripts/python-env.sh makes it", python.display()));
         return None;
     }
     Some(python)

@@ -261,7 +261,7 @@ fn samples() -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let samples = shared.join("samples");
     if !samples.is_dir() {
-        println!("skipped: no recordings at `{}`; set FULGURITE_SHARED", samples.display());
+        crate::trace::skip(&format!("no recordings at `{}`; set FULGURITE_SHARED", samples.display()));
         return None;
     }
     Some(samples)

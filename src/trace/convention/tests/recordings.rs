@@ -41,7 +41,7 @@ fn expected(samples: &std::path::Path, file: &str) -> (usize, usize, usize) {
 #[test]
 fn recordings_have_the_calls_and_tools_of_the_summary() {
     let Some(samples) = samples() else {
-        println!("skipped: no `../shared/samples` beside the crate, and FULGURITE_SHARED is not set");
+        crate::trace::skip("no `../shared/samples` beside the crate, and FULGURITE_SHARED is not set");
         return;
     };
     // With each, how many calls the instrumentation recorded without their response (and the input, where logs have both).
@@ -91,7 +91,7 @@ fn recordings_have_the_calls_and_tools_of_the_summary() {
 #[test]
 fn recorded_log_events_carry_the_messages() {
     let Some(samples) = samples() else {
-        println!("skipped: no `../shared/samples` beside the crate, and FULGURITE_SHARED is not set");
+        crate::trace::skip("no `../shared/samples` beside the crate, and FULGURITE_SHARED is not set");
         return;
     };
     for file in ["openai_otelv2_legacy/scratch.logs.otlp.jsonl", "openai_otelv2_latest_both/scratch.logs.otlp.jsonl"] {

@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(FULGURITE_CACHE)/target
 endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help prerequisites libtorch build demo test peers
+.PHONY: help prerequisites libtorch build demo bench test peers
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -27,6 +27,9 @@ build: libtorch ## build the release binary
 
 demo: build ## run the stages on the traces in sample_data/, ending in a table
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/demo.sh
+
+bench: build ## ratios against live peers (DuckDB, Agent Lightning)
+	@FULGURITE=$(TARGET)/release/fulgurite scripts/bench.sh
 
 test: libtorch ## everything that must hold: format, lints, tests, docs, the README's commands
 	@scripts/test.sh

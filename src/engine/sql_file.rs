@@ -103,8 +103,11 @@ impl SqlFiles {
                 };
                 let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
                 let name = format!("{stage}/{stem}");
-                let file = SqlFile::parse(&name, &text, Some(path.display().to_string()))?;
-                all.files.insert(name, file);
+                // A copy of ours is no file of the user's: a pipeline file may stand beside the built-in ones.
+                if all.files.get(&name).is_none_or(|ours| ours.text != text) {
+                    let file = SqlFile::parse(&name, &text, Some(path.display().to_string()))?;
+                    all.files.insert(name, file);
+                }
             }
         }
         Ok(all)

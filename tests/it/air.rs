@@ -99,7 +99,7 @@ fn a_rule_of_the_users_own_is_found_and_checked() {
     let mut tables = Tables::default();
     tables.add("calls", json!({ "rollout_id": "a", "step": 0 }));
     for span in ["t0", "t1"] {
-        tables.add("tool_calls", json!({ "rollout_id": "a", "step": 0, "span_id": span }));
+        tables.add("tool_calls", json!({ "rollout_id": "a", "step": 0, "span_id": span, "status": "error" }));
     }
     let sql = format!("\"{}\"", folder.path().display());
     let run_with = |more: &[(&str, &str)]| {
@@ -116,6 +116,9 @@ fn a_rule_of_the_users_own_is_found_and_checked() {
     assert!(warnings.len() == 1 && warnings[0].contains("set `air.weights.many_tools`"), "{warnings:?}");
     let (_, values, warnings) = run_with(&[("air.weights.many_tools", "-0.05")]);
     assert_eq!((values, warnings.len()), (vec![Some(-0.05)], 0));
+    // What other rules find in the same call and span does not count against the rule's grain.
+    let (rules, ..) = run_with(&[("air.rules", "[\"many_tools\", \"tool_error\"]")]);
+    assert_eq!(rules, ["many_tools", "tool_error", "tool_error"]);
 }
 
 /// `fulgurite air --explain`: the evidence stands beside what it was worth.

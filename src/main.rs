@@ -3,9 +3,14 @@
 use std::process::ExitCode;
 
 use fulgurite::{cli, exit};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = cli::parse();
+    // Silent unless RUST_LOG asks, such as RUST_LOG=fulgurite::engine=debug for the plans of SQL stages.
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::OFF.into()).from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let reporter = cli.reporter();
     match cli::run(cli) {
         Ok(code) => ExitCode::from(code),

@@ -22,6 +22,7 @@ mod explain;
 pub mod ingest;
 #[cfg(feature = "lake")]
 pub mod lake;
+pub mod loss;
 #[cfg(feature = "lake")]
 pub mod progress;
 #[cfg(feature = "lake")]

@@ -6,7 +6,7 @@ create table spans (
     rollout_id_source text not null,    -- how it was found: explicit, trace, links, stitched or record
     seq bigint not null,                -- position in the rollout, from 0: the total order (start, depth, end, source position)
     span_id text not null,              -- unique in its rollout; `<span>:<tool call id>` for a tool call known from messages only, `<span>#<n>` for further choices or reward dimensions, `<span>~<n>` where an id was recorded again
-    parent_span_id text,                -- as recorded, null for a root
+    parent_span_id text,                -- as recorded, null for a root; of a call that our server recorded, its client's span of the same call
     trace_id text,                      -- lower-case hex for OpenTelemetry, else verbatim
     depth integer not null,             -- ancestors present in the rollout
     kind text not null,                 -- llm, tool, tool_request, agent, chain, handoff, guardrail, retriever, embedding, evaluator, reward, message, setup, rollout or other

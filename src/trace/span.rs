@@ -299,6 +299,7 @@ pub enum Convention {
     Langfuse,
     LiteLlm,
     AgentLightning,
+    Fulgurite,
 }
 
 names!(Format {
@@ -308,7 +309,7 @@ names!(Format {
 names!(Convention {
     GenAi = "genai", GenAiEvents = "genai_events", OpenInference = "openinference", Traceloop = "traceloop",
     AgentOps = "agentops", AutoGen = "autogen", PydanticAi = "pydantic_ai", Vercel = "vercel", Langfuse = "langfuse",
-    LiteLlm = "litellm", AgentLightning = "agent_lightning",
+    LiteLlm = "litellm", AgentLightning = "agent_lightning", Fulgurite = "fulgurite",
 });
 names!(Kind {
     Llm = "llm", Tool = "tool", ToolRequest = "tool_request", Agent = "agent", Chain = "chain", Handoff = "handoff",

@@ -2,12 +2,17 @@
 
 use std::borrow::Cow;
 
-use super::Present;
+use super::{Present, fulgurite};
 use crate::trace::attributes::Attributes;
 use crate::trace::span::Kind;
 
 /// Kind of a span, and the attribute (or `span.name`, or `default`) that decided it.
 pub(super) fn decide(attributes: &Attributes<'_>, name: &str, present: Present) -> (Kind, &'static str) {
+    if present.fulgurite
+        && let Some(decided) = fulgurite::kind(attributes)
+    {
+        return decided;
+    }
     if present.langfuse
         && let Some(kind) = attributes.text("langfuse.observation.type").and_then(of_langfuse)
     {

@@ -8,6 +8,7 @@ mod agent_lightning;
 mod agentops;
 mod autogen;
 mod envelope;
+pub mod fulgurite;
 mod genai;
 mod genai_events;
 mod identity;
@@ -40,6 +41,9 @@ pub fn interpret(mut raw: RawSpan<'_>, options: &ReadOptions, sink: &mut Sink) {
     identity::read(&attributes, &mut span, present, options);
     attributes.fill_text("error.type", &mut span.error_type);
     framework(&mut attributes, &mut span, present);
+    if present.fulgurite {
+        fulgurite::common(&mut attributes, &mut span, sink);
+    }
     let exceptions = exceptions(&events);
     if span.status == Status::Error && span.error_type.is_none() {
         span.error_type = exceptions.first().cloned();
@@ -112,6 +116,9 @@ fn read_llm(attributes: &mut Attributes<'_>, llm: &mut Llm, present: Present) {
     if present.agent_lightning {
         agent_lightning::llm(attributes, llm);
     }
+    if present.fulgurite {
+        fulgurite::llm(attributes, llm);
+    }
 }
 
 fn read_tool(attributes: &mut Attributes<'_>, span: &Span, tool: &mut Tool, present: Present) {
@@ -171,6 +178,8 @@ fn framework(attributes: &mut Attributes<'_>, span: &mut Span, present: Present)
 struct Present {
     agent_lightning: bool,
     agentops: bool,
+    /// Of our own attributes, those that say more than whom the span belongs to.
+    fulgurite: bool,
     gen_ai: bool,
     /// `gen_ai.prompt.N.*` or `gen_ai.completion.N.*`.
     indexed: bool,
@@ -242,8 +251,11 @@ impl Present {
                     present.identity |= traceloop || begins("task_id");
                     present.scores |= begins("trace.");
                 }
-                Some(b'd' | b'f' | b'i') => {
-                    present.identity |= begins("data_id") || begins("fulgurite.") || begins("instance_id");
+                Some(b'd' | b'i') => present.identity |= begins("data_id") || begins("instance_id"),
+                Some(b'f') if begins("fulgurite.") => {
+                    present.identity = true;
+                    let own = [fulgurite::call::PREFIX, fulgurite::reward::PREFIX, fulgurite::rollout::PREFIX];
+                    present.fulgurite |= own.into_iter().any(begins);
                 }
                 _ => {}
             }
@@ -256,6 +268,7 @@ impl Present {
     fn convention(self, span: &Span) -> Option<Convention> {
         let scope = span.scope_name.as_deref().unwrap_or_default();
         [
+            (self.fulgurite, Convention::Fulgurite),
             (self.langfuse, Convention::Langfuse),
             (self.litellm, Convention::LiteLlm),
             (self.agent_lightning, Convention::AgentLightning),

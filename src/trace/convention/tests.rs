@@ -487,3 +487,74 @@ fn log_records() {
     let other = log("app.started", Value::Str("hello".into()), json!({"a": 1}));
     assert_eq!((other.kind, other.attributes_json.as_deref()), (Kind::Other, Some(r#"{"a":1,"log.body":"hello"}"#)));
 }
+
+#[test]
+fn our_own_call_has_ids_and_both_logprobs_of_every_choice() {
+    let span = read(
+        "chat m",
+        fulgurite::SCOPE,
+        json!({
+            "gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.response.id": "r1", "gen_ai.request.choice.count": 2,
+            "gen_ai.input.messages": r#"[{"role":"system","parts":[{"type":"text","content":"s"}]},{"role":"user","parts":[{"type":"text","content":"q"}]}]"#,
+            "gen_ai.output.messages": r#"[{"role":"assistant","parts":[{"type":"text","content":"a"}]},{"role":"assistant","parts":[{"type":"tool_call","id":"c1","name":"f","arguments":"{\"a\":1}"}]}]"#,
+            "gen_ai.response.finish_reasons": ["stop", "tool_calls"],
+            "fulgurite.rollout_id": "r-1", "fulgurite.attempt_id": "0", "fulgurite.task_id": "t", "fulgurite.group_id": "g", "fulgurite.split": "test",
+            "fulgurite.policy_version": 3, "fulgurite.sample": 2,
+            "fulgurite.call.prompt_token_ids": "[1,2]", "fulgurite.call.response_token_ids": "[[3],[4,5]]",
+            "fulgurite.call.behaviour_logprobs": "[[-0.5],[-1.0,-2.5]]", "fulgurite.call.sampled_logprobs": "[[-0.25],[-0.75,-2.0]]",
+            "fulgurite.call.http_status": 200, "fulgurite.call.malformed_tool_calls": 1,
+        }),
+    );
+    assert_eq!((span.kind, span.convention), (Kind::Llm, Some(Convention::Fulgurite)));
+    let identity = &span.identity;
+    assert_eq!((identity.rollout_id.as_deref(), identity.attempt_id.as_deref()), (Some("r-1"), Some("0")));
+    assert_eq!(
+        (identity.group_id.as_deref(), identity.split.as_deref(), identity.policy_version),
+        (Some("g"), Some("test"), Some(3))
+    );
+    assert_eq!(identity.task_id, Some((TaskIdSource::Metadata, "t".to_owned())));
+    let llm = span.llm.unwrap();
+    assert_eq!((llm.prompt_token_ids, llm.http_status), (Some(vec![1, 2]), Some(200)));
+    let choices: Vec<_> = llm
+        .choices
+        .iter()
+        .map(|choice| (choice.token_ids.clone(), choice.logprobs.clone(), choice.sampled_logprobs.clone()))
+        .collect();
+    assert_eq!(
+        choices,
+        [
+            (Some(vec![3]), Some(vec![-0.5]), Some(vec![-0.25])),
+            (Some(vec![4, 5]), Some(vec![-1.0, -2.5]), Some(vec![-0.75, -2.0])),
+        ]
+    );
+    assert_eq!(llm.choices[1].message.tool_calls[0].id.as_deref(), Some("c1"));
+    assert!(span.attributes_json.unwrap().contains("malformed_tool_calls"));
+}
+
+#[test]
+fn our_own_rewards_and_record() {
+    let span = read(
+        "reward",
+        fulgurite::SCOPE,
+        json!({ "fulgurite.reward.name": "accuracy", "fulgurite.reward.value": 0.5, "fulgurite.reward.source": "grader",
+                "fulgurite.reward.primary": true, "fulgurite.reward.final": true, "fulgurite.reward.response_id": "r1" }),
+    );
+    assert_eq!((span.kind, span.attributes_json.as_deref()), (Kind::Reward, None));
+    let reward = &span.rewards[0];
+    assert_eq!((reward.name.as_str(), reward.value, reward.source.as_deref()), ("accuracy", Some(0.5), Some("grader")));
+    assert!(reward.primary && reward.is_final);
+    assert_eq!(reward.target.as_ref().unwrap().response_id.as_deref(), Some("r1"));
+
+    let span = read(
+        "rollout",
+        fulgurite::SCOPE,
+        json!({ "fulgurite.rollout.status": "timeout", "fulgurite.rollout.task": "{\"q\":1}", "fulgurite.rollout.message": "60 s",
+                "fulgurite.rollout.failure_class": "timeout" }),
+    );
+    let record = span.rollout.unwrap();
+    assert_eq!(span.kind, Kind::Rollout);
+    assert_eq!(
+        (record.task_input.as_deref(), record.status.as_deref(), record.status_message.as_deref()),
+        (Some("{\"q\":1}"), Some("timeout"), Some("60 s"))
+    );
+}

@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! merge   records of one span, log events into their calls      nested  what was recorded twice
-//! tree    parents, depth, total order                           tools   who asked for a tool, what came back
-//! agent   who acted                                             rows    the columns, with llm and status
+//! served  calls that our server and their clients recorded      tools   who asked for a tool, what came back
+//! tree    parents, depth, total order                           rows    the columns, with llm and status
+//! agent   who acted
 //! ```
 
 mod agent;
@@ -16,6 +17,7 @@ mod merge;
 mod nested;
 mod row;
 mod rows;
+mod served;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -102,6 +104,7 @@ pub fn resolve(spans: Vec<Span>, components: &Components, files: &[String]) -> (
         drop_impossible_ends(&mut spans, &mut unresolved);
         let mut nodes = merge::records(spans);
         merge::events(&mut nodes);
+        served::adopt(&mut nodes);
         tree::link(&mut nodes);
         tree::sort(&mut nodes);
         merge::requests(&mut nodes);

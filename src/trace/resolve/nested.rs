@@ -121,14 +121,22 @@ fn same_response(nodes: &mut [Node]) {
 /// Whether two recordings agree in what was said last and in the answer, as far as both have them. (A cache may give one response to two
 /// prompts, and a test server one id to all.)
 fn same_answer(a: &Llm, b: &Llm) -> bool {
-    let text = |message: &Message| message.content.as_deref().unwrap_or_default().trim().to_owned();
-    let asked = |llm: &Llm| llm.input.iter().rev().find(|message| message.role != Role::Assistant).map(text);
-    let answered = |llm: &Llm| {
-        let message = &llm.choices.first()?.message;
-        let tools: Vec<String> = message.tool_calls.iter().map(|call| call.name.clone()).collect();
-        Some((text(message), tools))
-    };
     agree(asked(a), asked(b)) && agree(answered(a), answered(b))
+}
+
+/// What was said last to the model.
+pub(super) fn asked(llm: &Llm) -> Option<String> {
+    llm.input.iter().rev().find(|message| message.role != Role::Assistant).map(text)
+}
+
+/// Text of the first choice and the tools that it calls.
+pub(super) fn answered(llm: &Llm) -> Option<(String, Vec<String>)> {
+    let message = &llm.choices.first()?.message;
+    Some((text(message), message.tool_calls.iter().map(|call| call.name.clone()).collect()))
+}
+
+fn text(message: &Message) -> String {
+    message.content.as_deref().unwrap_or_default().trim().to_owned()
 }
 
 fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {

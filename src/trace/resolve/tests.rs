@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::trace::message::{Message, Role, ToolCallRequest};
-use crate::trace::span::{Choice, Format, Kind, Link, Llm, Reward, RewardTarget, Status, Tool, ToolOffer};
+use crate::trace::span::{Choice, Convention, Format, Kind, Link, Llm, Reward, RewardTarget, Status, Tool, ToolOffer};
 
 fn span(trace: &str, id: &str, parent: &str, kind: Kind, start: i64, end: i64) -> Span {
     Span {
@@ -487,4 +487,65 @@ proptest! {
         turned.rotate_left(middle);
         prop_assert_eq!(format!("{:?}", resolved(turned)), format!("{rows:?}"));
     }
+}
+
+/// A call as our server records it: without a parent, in a trace of its own.
+fn served(id: &str, start: i64, end: i64, input: &[Message], answers: &[Message]) -> Span {
+    let mut span = call(span("server", id, "", Kind::Llm, start, end), input, answers);
+    span.convention = Some(Convention::Fulgurite);
+    span.identity.rollout_id = Some("r".to_owned());
+    for choice in span.llm.iter_mut().flat_map(|llm| &mut llm.choices) {
+        choice.token_ids = Some(vec![7, 8]);
+    }
+    span
+}
+
+/// What a client's instrumentation makes of the same rollout.
+fn client(mut span: Span) -> Span {
+    span.identity.rollout_id = Some("r".to_owned());
+    span
+}
+
+#[test]
+fn a_served_call_and_its_clients_span_are_one_call_of_the_clients_agent() {
+    const MS: i64 = 1_000_000;
+    let hello = message(Role::Assistant, "hello");
+    let asking = asks(&[("call_1", "divide", "{}")]);
+    let mut writer = client(span("agent", "writer", "", Kind::Agent, 0, 900 * MS));
+    writer.identity.agent = Some("writer".to_owned());
+    let spans = vec![
+        writer,
+        // Found by time and text; the client's wrapper has one more around it.
+        client(call(span("agent", "outer", "writer", Kind::Llm, 100 * MS, 200 * MS), &[question()], &[hello.clone()])),
+        client(call(span("agent", "inner", "outer", Kind::Llm, 110 * MS, 190 * MS), &[question()], &[hello.clone()])),
+        served("s1", 120 * MS, 180 * MS, &[question()], &[hello.clone()]),
+        // Found by the id of the tool call, whatever the clocks say.
+        client(call(span("agent", "asks", "writer", Kind::Llm, 300 * MS, 310 * MS), &[question()], &[asking.clone()])),
+        served("s2", 500 * MS, 510 * MS, &[question()], &[asking]),
+        // Asked for twice in one span of the client, which gave up the first time.
+        client(call(span("agent", "retries", "writer", Kind::Llm, 600 * MS, 800 * MS), &[question()], &[hello.clone()])),
+        Span { status: Status::Error, ..served("s3", 610 * MS, 650 * MS, &[question()], &[]) },
+        served("s4", 700 * MS, 790 * MS, &[question()], &[hello]),
+        // Nobody else recorded this one.
+        served("s5", 850 * MS, 860 * MS, &[question()], &[message(Role::Assistant, "other")]),
+    ];
+    let rows = resolved(spans);
+    let calls: Vec<_> = rows.iter().filter(|row| row.kind == Kind::Llm && row.dedup_of.is_none()).collect();
+    let found: Vec<_> =
+        calls.iter().map(|row| (row.span_id.as_str(), row.parent_span_id.as_deref(), row.agent.as_deref())).collect();
+    let of_writer = Some("writer");
+    assert_eq!(
+        found,
+        [
+            ("s1", Some("inner"), of_writer),
+            ("s2", Some("asks"), of_writer),
+            ("s3", Some("retries"), of_writer),
+            ("s4", Some("retries"), of_writer),
+            ("s5", None, None),
+        ]
+    );
+    assert_eq!(row(&rows, "s3").abandoned, Some(true));
+    assert_eq!(row(&rows, "outer").dedup_of.as_deref(), Some("s1"));
+    assert_eq!(row(&rows, "retries").dedup_of.as_deref(), Some("s4"));
+    assert!(calls.iter().all(|row| row.span_id == "s3" || row.response_token_ids.as_deref() == Some(&[7, 8])));
 }

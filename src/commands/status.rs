@@ -27,17 +27,20 @@ pub async fn run(lake: &Lake, batch: Option<&str>, current: &BTreeMap<(String, S
         Column::left("batch"),
         Column::left("stage"),
         Column::left("status"),
-        Column::left("rows"),
+        Column::left("holds"),
         Column::right("size"),
         Column::left("why"),
     ];
     let rows: Vec<Vec<String>> = statuses
         .iter()
         .map(|status| {
-            let tables: Vec<String> = status.rows.iter().map(|(table, rows)| format!("{table} {rows}")).collect();
+            let tables = status.rows.iter().map(|(table, rows)| format!("{table} {rows}"));
+            let policy = status.policy.iter().map(|version| format!("policy {version}"));
+            let states = status.states.iter().map(|name| format!("state {name}"));
+            let holds: Vec<String> = tables.chain(policy).chain(states).collect();
             let size = indicatif::BinaryBytes(status.size_bytes).to_string();
             let why = cut(&status.reasons.join("; "), REASON_CHARACTERS);
-            vec![status.batch.clone(), status.stage.clone(), status.status.clone(), tables.join(", "), size, why]
+            vec![status.batch.clone(), status.stage.clone(), status.status.clone(), holds.join(", "), size, why]
         })
         .collect();
     if rows.is_empty() {

@@ -9,22 +9,29 @@ use anyhow::{Context, Result, ensure};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use super::folder::StoredFolder;
 use super::manifest::{DataFile, FORMAT, Lineage, Manifest, TableEntry};
+use super::policy::PolicyEntry;
 use super::writer::{FILE_BYTES, TableWriter, Target};
 use super::{Lake, Read, local, store, table_folder};
 use crate::exit::Fault;
 use crate::schema::{self, Table};
 
+/// Hexadecimal digits of a run's random name.
+pub const RUN_ID_DIGITS: usize = 16;
+
 /// One run of a stage on a batch, from before it reads its inputs to its commit. Dropped without one, its files are left for vacuum.
 pub struct Run {
-    lake: Lake,
-    stage: String,
-    batch: String,
+    pub(super) lake: Lake,
+    pub(super) stage: String,
+    pub(super) batch: String,
     id: String,
     started_at: String,
     previous: Option<Manifest>,
     next_version: u64,
     progress: Arc<Progress>,
+    pub(super) policy: Option<PolicyEntry>,
+    pub(super) states: BTreeMap<String, StoredFolder>,
 }
 
 /// What the writers of a run have done.
@@ -46,11 +53,13 @@ impl Run {
             lake,
             stage: stage.to_owned(),
             batch: batch.to_owned(),
-            id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
+            id: uuid::Uuid::new_v4().simple().to_string()[..RUN_ID_DIGITS].to_owned(),
             started_at: jiff::Timestamp::now().to_string(),
             previous,
             next_version,
             progress: Arc::default(),
+            policy: None,
+            states: BTreeMap::new(),
         }
     }
 
@@ -141,11 +150,13 @@ impl Run {
             sealed: false,
             lineage,
             tables,
+            policy: self.policy.clone(),
+            states: self.states.clone(),
             counts,
         }
     }
 
-    /// The names of the data files have to be on the disk before a manifest names them.
+    /// The names of the files have to be on the disk before a manifest names them.
     fn sync_folders(&self) -> Result<()> {
         let Some(directory) = &self.lake.directory else { return Ok(()) };
         let mut folders = BTreeSet::from([directory.clone()]);
@@ -155,6 +166,11 @@ impl Run {
                 folders.extend(folder.ancestors().take(2).map(std::path::Path::to_path_buf));
             }
         });
+        for path in self.own_folders().flat_map(StoredFolder::paths) {
+            let path = directory.join(path);
+            let above = path.ancestors().skip(1).take_while(|folder| folder.starts_with(directory));
+            folders.extend(above.map(std::path::Path::to_path_buf));
+        }
         for folder in folders {
             local::sync_folder(&folder).with_context(|| format!("cannot sync `{}`", folder.display()))?;
         }
@@ -169,7 +185,7 @@ impl Run {
         // The number may be another run's, or ours: an answer that got lost is asked for again by the store's client, and that fails.
         match self.lake.read_manifest(&self.stage, &self.batch, manifest.version).await? {
             Read::Complete(found) if found.run_id == self.id => Ok(*found),
-            Read::Complete(found) if found.fingerprint == manifest.fingerprint && found.sealed >= manifest.sealed => {
+            Read::Complete(found) if found.agrees_with(&manifest) && found.sealed >= manifest.sealed => {
                 self.remove_files().await;
                 Ok(*found)
             }
@@ -210,6 +226,9 @@ impl Run {
             if let Err(error) = self.lake.store.delete(&Path::from(path.as_str())).await {
                 tracing::warn!("cannot remove `{path}`, `fulgurite vacuum` will: {error}");
             }
+        }
+        for folder in self.own_folders() {
+            self.lake.remove_folder(folder).await;
         }
     }
 }

@@ -6,10 +6,15 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::folder::StoredFolder;
+use super::policy::PolicyEntry;
 use crate::schema;
 
 /// Written into every manifest; a reader that does not know it stops instead of guessing.
 pub const FORMAT: &str = "fulgurite.manifest/1";
+
+/// What a stage that reads a policy calls it among its inputs.
+const POLICY: &str = "policy";
 
 /// Stages whose work is too dear to redo because something before them was: a changed input alone never makes them stale.
 const NEVER_STALE_BY_CASCADE: [&str; 2] = ["rollout", "train"];
@@ -34,6 +39,12 @@ pub struct Manifest {
     #[serde(flatten)]
     pub lineage: Lineage,
     pub tables: BTreeMap<String, TableEntry>,
+    /// The policy that the stage made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyEntry>,
+    /// What the stage can go on from, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: BTreeMap<String, StoredFolder>,
     /// Counts worth telling, such as files read or records rejected.
     pub counts: BTreeMap<String, u64>,
 }
@@ -98,13 +109,18 @@ impl Manifest {
     }
 
     /// What a stage that reads these tables of this commit writes down as its input. Depends on contents alone: a run that gave the
-    /// same bytes again leaves those after it fresh.
+    /// same bytes again leaves those after it fresh. The policy of a commit is read under the name `policy`.
     pub fn input(&self, tables: &[&str]) -> Result<Input> {
         let mut hasher = blake3::Hasher::new();
         let mut size_bytes = 0;
         let mut names: Vec<&str> = tables.to_vec();
         names.sort_unstable();
         for name in &names {
+            if let (POLICY, Some(policy)) = (*name, &self.policy) {
+                hasher.update(format!("{POLICY} {} {}\n", policy.version, policy.stored.hash()).as_bytes());
+                size_bytes += policy.stored.size_bytes();
+                continue;
+            }
             let Some(entry) = self.tables.get(*name) else {
                 bail!("manifest `{}` has no table `{name}`", self.path());
             };
@@ -121,6 +137,32 @@ impl Manifest {
             hash: hasher.finalize().to_hex().to_string(),
             size_bytes,
         })
+    }
+
+    /// Paths of all files that this names, relative to the lake.
+    pub fn paths(&self) -> impl Iterator<Item = String> + '_ {
+        let tables = self.tables.values().flat_map(|entry| &entry.files).map(|file| file.path.clone());
+        tables.chain(self.folders().flat_map(StoredFolder::paths))
+    }
+
+    /// The policy and the states.
+    pub fn folders(&self) -> impl Iterator<Item = &StoredFolder> {
+        self.policy.iter().map(|policy| &policy.stored).chain(self.states.values())
+    }
+
+    /// Size of all files that this names.
+    pub fn size_bytes(&self) -> u64 {
+        let tables = self.tables.values().flat_map(|entry| &entry.files).map(|file| file.size_bytes);
+        tables.sum::<u64>() + self.folders().map(StoredFolder::size_bytes).sum::<u64>()
+    }
+
+    /// Whether another run's commit says what this one would: then the two are one.
+    pub(super) fn agrees_with(&self, other: &Manifest) -> bool {
+        let states = |manifest: &Manifest| -> Vec<(String, String)> {
+            manifest.states.iter().map(|(name, state)| (name.clone(), state.hash())).collect()
+        };
+        let policy = |manifest: &Manifest| manifest.policy.as_ref().map(|policy| policy.version);
+        self.fingerprint == other.fingerprint && policy(self) == policy(other) && states(self) == states(other)
     }
 
     /// Whether a changed input makes this stale.
@@ -285,6 +327,8 @@ mod tests {
             sealed: false,
             lineage,
             tables: [("air_rewards".to_owned(), entry)].into(),
+            policy: None,
+            states: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
     }

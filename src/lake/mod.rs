@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <lake>/<table>/batch=<batch>/part-<run id>-<n>.parquet    rows
+//! <lake>/policies/<version>-<run id>/                       a policy: a Hugging Face model directory
 //! <lake>/_manifests/<stage>/<batch>/v00000007.json          the commit: written last, names every table of its stage
 //! ```
 //!
@@ -20,9 +21,11 @@
 
 mod commit;
 mod committed;
+mod folder;
 mod local;
 mod manifest;
 mod parquet;
+mod policy;
 mod prefix;
 mod status;
 mod store;
@@ -43,7 +46,9 @@ use crate::exit::Fault;
 use crate::schema;
 
 pub use commit::Run;
+pub use folder::{Fetched, StoredFile, StoredFolder};
 pub use manifest::{DataFile, Freshness, Input, Lineage, Manifest, TableEntry, hash_hex};
+pub use policy::PolicyEntry;
 pub use status::StageStatus;
 pub use store::fault as store_fault;
 pub use vacuum::Vacuumed;

@@ -21,6 +21,12 @@ pub struct StageStatus {
     pub reasons: Vec<String>,
     /// Rows of each table.
     pub rows: BTreeMap<String, u64>,
+    /// Version of the policy that it made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<u64>,
+    /// Names of the states that it can go on from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<String>,
     pub size_bytes: u64,
     /// RFC 3339, UTC.
     pub committed_at: String,
@@ -56,7 +62,9 @@ impl Lake {
                 status: freshness.word().to_owned(),
                 reasons: freshness.reasons().to_vec(),
                 rows: manifest.tables.iter().map(|(name, entry)| (name.clone(), entry.rows)).collect(),
-                size_bytes: manifest.tables.values().flat_map(|entry| &entry.files).map(|file| file.size_bytes).sum(),
+                policy: manifest.policy.as_ref().map(|policy| policy.version),
+                states: manifest.states.keys().cloned().collect(),
+                size_bytes: manifest.size_bytes(),
                 committed_at: manifest.committed_at.clone(),
                 run_id: manifest.run_id.clone(),
                 code_version: manifest.code_version.clone(),

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::{Lake, Read, local, store};
+use super::commit::RUN_ID_DIGITS;
+use super::{Lake, Manifest, Read, local, policy, store};
 use crate::schema;
 
 /// What vacuum removed, or would remove.
@@ -33,6 +34,10 @@ impl Lake {
         }
         candidates.extend(self.list("_manifests").await?.into_iter().filter(|meta| is_partial(meta.location.filename())));
         candidates.extend(self.list("_check").await?);
+        for (folder, depth) in [(policy::POLICIES, 1), (policy::STATES, 3)] {
+            let listed = self.list(folder).await?.into_iter();
+            candidates.extend(listed.filter(|meta| is_in_folder_of_a_run(meta.location.as_ref(), depth)));
+        }
         let named = self.named_files().await?;
         let mut vacuumed = Vacuumed::default();
         let old = |at: Timestamp| {
@@ -49,7 +54,7 @@ impl Lake {
             if superseded && old(written_at) {
                 if !dry_run {
                     match self.store.delete(&meta.location).await {
-                        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => self.remove_empty_folders(meta.location.as_ref()),
                         Err(error) => return Err(store::fault(error, &format!("cannot remove `{}`", meta.location))),
                     }
                 }
@@ -82,13 +87,11 @@ impl Lake {
                 let superseded_at = successors.next();
                 if let (Read::Complete(manifest), Some(at)) = (self.read_manifest(&stage, &batch, *version).await?, superseded_at)
                 {
-                    let files = manifest.tables.into_values().flat_map(|entry| entry.files);
-                    named.extend(files.map(|file| (file.path, Named::SupersededAt(at))));
+                    named.extend(manifest.paths().map(|path| (path, Named::SupersededAt(at))));
                 }
             }
             let (newest, _) = self.newest_from(&stage, &batch, listed).await?;
-            let files = newest.into_iter().flat_map(|manifest| manifest.tables.into_values()).flat_map(|entry| entry.files);
-            named.extend(files.map(|file| (file.path, Named::Counts)));
+            named.extend(newest.iter().flat_map(Manifest::paths).map(|path| (path, Named::Counts)));
         }
         Ok(named)
     }
@@ -102,6 +105,15 @@ enum Named {
 /// Whether a run of ours gave a file its name; what others put beside is theirs.
 fn is_ours(name: Option<&str>) -> bool {
     is_partial(name) || name.is_some_and(|name| name.starts_with("part-") && name.ends_with(".parquet"))
+}
+
+/// Whether a path leads through a folder `<name>-<run id>`, as policies and states are kept in.
+///
+/// * `depth`: parts of the path before that folder.
+fn is_in_folder_of_a_run(path: &str, depth: usize) -> bool {
+    let mut parts = path.split('/').skip(depth);
+    let run_id = parts.next().and_then(|folder| folder.rsplit_once('-')).map_or("", |(_, run_id)| run_id);
+    run_id.len() == RUN_ID_DIGITS && run_id.bytes().all(|byte| byte.is_ascii_hexdigit()) && parts.next().is_some()
 }
 
 fn is_partial(name: Option<&str>) -> bool {

@@ -141,7 +141,7 @@ impl TableWriter {
             files.push(match closed {
                 Closed::Stored(file) => file,
                 Closed::Uploading(upload) => upload.await.context("upload panicked")??,
-                Closed::Spooled(file, spool) => upload(Arc::clone(&writer.target.store), file, spool).await?,
+                Closed::Spooled(file, spool) => upload_spool(Arc::clone(&writer.target.store), file, spool).await?,
             });
         }
         let written = files.iter().map(|file| Written { table: writer.table, part: writer.part, file: file.clone() });
@@ -230,7 +230,7 @@ impl TableWriter {
         hashed.flush().with_context(|| format!("cannot write `{table}`"))?;
         let name = format!("part-{}-{:05}-{:03}.parquet", self.target.run_id, self.part, self.closed.len());
         let path = format!("{}/{name}", self.target.folder);
-        let file = DataFile { path, rows, size_bytes: hashed.size_bytes, hash: hashed.hasher.finalize().to_hex().to_string() };
+        let file = DataFile { path, rows, size_bytes: hashed.size_bytes, hash: hashed.hash() };
         let mut spool = hashed.inner;
         self.closed.push(match (&self.target.directory, &self.target.runtime) {
             (Some(directory), _) => {
@@ -242,7 +242,7 @@ impl TableWriter {
             (None, runtime) => {
                 spool.seek(SeekFrom::Start(0))?;
                 match runtime {
-                    Some(runtime) => Closed::Uploading(runtime.spawn(upload(Arc::clone(&self.target.store), file, spool))),
+                    Some(runtime) => Closed::Uploading(runtime.spawn(upload_spool(Arc::clone(&self.target.store), file, spool))),
                     None => Closed::Spooled(file, spool),
                 }
             }
@@ -274,19 +274,34 @@ fn size_bytes(rows: &RecordBatch, from: usize, to: usize) -> usize {
     rows.columns().iter().map(of_column).sum()
 }
 
-async fn upload(store: Arc<dyn ObjectStore>, file: DataFile, spool: NamedTempFile) -> Result<DataFile> {
-    let path = Path::from(file.path.as_str());
-    let doing = format!("cannot store `{path}`");
+async fn upload_spool(store: Arc<dyn ObjectStore>, file: DataFile, spool: NamedTempFile) -> Result<DataFile> {
     // The path goes with `spool`, the handle is read from here.
     let (handle, _spool) = spool.into_parts();
-    let mut source = tokio::fs::File::from_std(handle);
-    if file.size_bytes <= UPLOAD_PART_BYTES as u64 {
-        let mut bytes = Vec::with_capacity(file.size_bytes as usize);
+    upload(store, &Path::from(file.path.as_str()), file.size_bytes, handle, |_| {}).await?;
+    Ok(file)
+}
+
+/// Uploads a file in parts, without holding more than a few of them.
+///
+/// * `size_bytes`: chooses between one request and several; what is uploaded is what the file holds.
+/// * `look`: is shown everything that is uploaded, in order.
+pub(super) async fn upload(
+    store: Arc<dyn ObjectStore>,
+    path: &Path,
+    size_bytes: u64,
+    source: std::fs::File,
+    mut look: impl FnMut(&[u8]),
+) -> Result<()> {
+    let doing = format!("cannot store `{path}`");
+    let mut source = tokio::fs::File::from_std(source);
+    if size_bytes <= UPLOAD_PART_BYTES as u64 {
+        let mut bytes = Vec::with_capacity(size_bytes as usize);
         source.read_to_end(&mut bytes).await.context(doing.clone())?;
-        store.put(&path, bytes.into()).await.map_err(|error| store::fault(error, &doing))?;
-        return Ok(file);
+        look(&bytes);
+        store.put(path, bytes.into()).await.map_err(|error| store::fault(error, &doing))?;
+        return Ok(());
     }
-    let upload = store.put_multipart(&path).await.map_err(|error| store::fault(error, &doing))?;
+    let upload = store.put_multipart(path).await.map_err(|error| store::fault(error, &doing))?;
     let mut upload = WriteMultipart::new_with_chunk_size(upload, UPLOAD_PART_BYTES);
     loop {
         let mut bytes = vec![0; UPLOAD_PART_BYTES];
@@ -295,6 +310,7 @@ async fn upload(store: Arc<dyn ObjectStore>, file: DataFile, spool: NamedTempFil
             break;
         }
         bytes.truncate(read);
+        look(&bytes);
         if let Err(error) = upload.wait_for_capacity(UPLOAD_PARTS_AT_ONCE).await {
             // Parts of an upload that nobody completes cost money until a lifecycle rule takes them away.
             upload.abort().await.ok();
@@ -303,19 +319,24 @@ async fn upload(store: Arc<dyn ObjectStore>, file: DataFile, spool: NamedTempFil
         upload.put(bytes.into());
     }
     upload.finish().await.map_err(|error| store::fault(error, &doing))?;
-    Ok(file)
+    Ok(())
 }
 
 /// Hashes and counts what passes through.
-struct Hashing<W> {
-    inner: W,
+pub(super) struct Hashing<W> {
+    pub inner: W,
     hasher: blake3::Hasher,
-    size_bytes: u64,
+    pub size_bytes: u64,
 }
 
 impl<W> Hashing<W> {
-    fn new(inner: W) -> Self {
+    pub fn new(inner: W) -> Self {
         Hashing { inner, hasher: blake3::Hasher::new(), size_bytes: 0 }
+    }
+
+    /// BLAKE3 of what has passed so far, as hex.
+    pub fn hash(&self) -> String {
+        self.hasher.finalize().to_hex().to_string()
     }
 }
 

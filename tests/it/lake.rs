@@ -71,6 +71,7 @@ pub async fn contract(lake: &Lake) {
     a_file_too_large_for_one_request_arrives_whole(lake).await;
     vacuum_takes_what_counts_no_more(lake).await;
     status_tells_what_depends_on_what(lake).await;
+    crate::policies::contract(lake).await;
     assert_eq!(code_of(&lake.manifest("values", "a/b").await.unwrap_err()), ExitCode::Usage);
 }
 

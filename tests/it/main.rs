@@ -12,6 +12,7 @@ mod ingest;
 mod lake;
 mod lake_faults;
 mod peers;
+mod policies;
 mod portable;
 mod rows;
 mod second_engine;

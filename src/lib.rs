@@ -18,6 +18,8 @@ pub mod engine;
 pub mod exit;
 #[cfg(feature = "lake")]
 mod explain;
+#[cfg(feature = "torch")]
+pub mod grader;
 #[cfg(feature = "lake")]
 pub mod ingest;
 #[cfg(feature = "lake")]
@@ -25,6 +27,8 @@ pub mod lake;
 pub mod loss;
 #[cfg(feature = "lake")]
 pub mod progress;
+#[cfg(feature = "torch")]
+pub mod rollout;
 #[cfg(feature = "lake")]
 pub mod schema;
 #[cfg(feature = "lake")]

@@ -15,6 +15,8 @@ use crate::credit::CreditConfig;
 use crate::derive::DeriveConfig;
 use crate::engine::{EngineConfig, PipelineConfig};
 use crate::exit::Fault;
+#[cfg(feature = "torch")]
+use crate::generate::GenerateConfig;
 use crate::ingest::IngestConfig;
 
 /// Everything that a pipeline file can say.
@@ -32,6 +34,8 @@ pub struct Config {
     pub derive: DeriveConfig,
     pub air: AirConfig,
     pub credit: CreditConfig,
+    #[cfg(feature = "torch")]
+    pub generate: GenerateConfig,
 }
 
 impl Config {

@@ -19,6 +19,8 @@ pub mod exit;
 #[cfg(feature = "lake")]
 mod explain;
 #[cfg(feature = "torch")]
+pub mod generate;
+#[cfg(feature = "torch")]
 pub mod grader;
 #[cfg(feature = "lake")]
 pub mod ingest;

@@ -27,6 +27,8 @@ pub mod ingest;
 #[cfg(feature = "lake")]
 pub mod lake;
 pub mod loss;
+#[cfg(feature = "torch")]
+pub mod model;
 #[cfg(feature = "lake")]
 pub mod progress;
 #[cfg(feature = "torch")]

@@ -1,0 +1,196 @@
+//! Logits against those of transformers, on the fixtures that `scripts/fixtures/models.py` makes.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use super::safetensors::read_all;
+use super::{Model, attend};
+
+const MODELS: [&str; 9] =
+    ["llama_tied", "llama_biased", "llama_sharded_bf16", "qwen2", "qwen3", "llama3", "linear", "yarn", "yarn_mscale"];
+
+pub(super) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
+}
+
+pub(super) fn load(name: &str, kind: Kind) -> Model {
+    Model::load(&fixtures().join(name), Device::Cpu, kind).expect(name)
+}
+
+/// Logits of one sequence at these positions.
+pub(super) fn logits(model: &Model, ids_n: &Tensor, positions_n: &Tensor) -> Tensor {
+    let rotations = model.rotations(positions_n);
+    let mut x_nd = model.embed(ids_n);
+    for index in 0..model.layers.len() {
+        x_nd = model.layer(index, &x_nd, &rotations, &mut attend::causal);
+    }
+    model.logits(&model.final_norm(&x_nd))
+}
+
+pub(super) fn furthest(left: &Tensor, right: &Tensor) -> f64 {
+    assert_eq!(left.size(), right.size());
+    (left.to_kind(Kind::Double) - right.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+/// The furthest that a model's logits are from those in a fixture.
+pub(super) fn off(model: &Model, folder: &str, expected: &str) -> f64 {
+    let tensors = read_all(&fixtures().join(folder).join("expected.safetensors")).unwrap();
+    let row = |row: i64| logits(model, &tensors["ids"].get(row), &tensors["positions"].get(row));
+    furthest(&Tensor::stack(&[row(0), row(1)], 0), &tensors[expected])
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let _guard = tch::no_grad_guard();
+    for name in MODELS {
+        for (kind, expected, limit) in [(Kind::Double, "logits_f64", 1e-9), (Kind::Float, "logits_f32", 2e-5)] {
+            let off = off(&load(name, kind), name, expected);
+            assert!(off < limit, "{name} in {kind:?}: off by {off:e}");
+        }
+    }
+}
+
+#[test]
+fn decoding_with_a_cache_equals_the_full_forward() {
+    let _guard = tch::no_grad_guard();
+    for name in ["llama_tied", "qwen3", "yarn"] {
+        let model = load(name, Kind::Double);
+        let ids_n = (Tensor::arange(11, (Kind::Int64, Device::Cpu)) * 5).remainder(31);
+        let mut cache: Vec<Option<(Tensor, Tensor)>> = model.layers.iter().map(|_| None).collect();
+        let mut steps = Vec::new();
+        // A prompt of five tokens at once, then one at a time.
+        for (start, length) in [(0, 5), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)] {
+            let rotations = model.rotations(&Tensor::arange_start(start, start + length, (Kind::Int64, Device::Cpu)));
+            let mut x_nd = model.embed(&ids_n.narrow(0, start, length));
+            for (index, cached) in cache.iter_mut().enumerate() {
+                x_nd = model.layer(index, &x_nd, &rotations, &mut |q_nhc, k_ngc, v_ngc| {
+                    let (k_mgc, v_mgc) = match cached.as_ref() {
+                        None => (k_ngc.shallow_clone(), v_ngc.shallow_clone()),
+                        Some((k_mgc, v_mgc)) => (Tensor::cat(&[k_mgc, k_ngc], 0), Tensor::cat(&[v_mgc, v_ngc], 0)),
+                    };
+                    let attended_nhc = attend::attention(q_nhc, &k_mgc, &v_mgc, None, start == 0);
+                    *cached = Some((k_mgc, v_mgc));
+                    attended_nhc
+                });
+            }
+            steps.push(model.logits(&model.final_norm(&x_nd)));
+        }
+        let off = furthest(&Tensor::cat(&steps, 0), &model.forward(&ids_n));
+        assert!(off < 1e-12, "{name}: off by {off:e}");
+    }
+}
+
+#[test]
+fn sequences_side_by_side_equal_one_by_one() {
+    let _guard = tch::no_grad_guard();
+    for name in ["llama_biased", "qwen2", "qwen3"] {
+        let model = load(name, Kind::Double);
+        let lengths = [3, 9, 1, 6];
+        let ids: Vec<Tensor> = lengths
+            .iter()
+            .map(|length| (Tensor::arange(*length, (Kind::Int64, Device::Cpu)) * (length + 2)).remainder(31))
+            .collect();
+        let places: Vec<Tensor> = lengths.iter().map(|length| Tensor::arange(*length, (Kind::Int64, Device::Cpu))).collect();
+        let owners: Vec<Tensor> =
+            (0..).zip(lengths).map(|(row, length)| Tensor::full([length], row, (Kind::Int64, Device::Cpu))).collect();
+        let (positions_n, owners_n) = (Tensor::cat(&places, 0), Tensor::cat(&owners, 0));
+        let order_n = Tensor::arange(lengths.iter().sum::<i64>(), (Kind::Int64, Device::Cpu));
+        let earlier_nn = order_n.unsqueeze(1).ge_tensor(&order_n.unsqueeze(0));
+        let mask_nn = owners_n.unsqueeze(1).eq_tensor(&owners_n.unsqueeze(0)).logical_and(&earlier_nn);
+
+        let rotations = model.rotations(&positions_n);
+        let mut x_nd = model.embed(&Tensor::cat(&ids, 0));
+        for index in 0..model.layers.len() {
+            x_nd = model.layer(index, &x_nd, &rotations, &mut |q, k, v| attend::attention(q, k, v, Some(&mask_nn), false));
+        }
+        let together = model.logits(&model.final_norm(&x_nd));
+        let apart: Vec<Tensor> = ids.iter().map(|ids_n| model.forward(ids_n)).collect();
+        let off = furthest(&together, &Tensor::cat(&apart, 0));
+        assert!(off < 1e-12, "{name}: off by {off:e}");
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in MODELS {
+        for kind in [Kind::Double, Kind::BFloat16] {
+            let model = load(name, kind);
+            let (first, again) = (folder.path().join("first"), folder.path().join("again"));
+            model.save(&first).unwrap();
+            let back = Model::load(&first, Device::Cpu, kind).unwrap();
+            for ((left_name, left), (right_name, right)) in model.parameters().iter().zip(back.parameters()) {
+                assert_eq!(*left_name, right_name);
+                assert!(left.equal(&right), "{name}: {left_name}");
+            }
+            assert_eq!(back.config, super::ModelConfig { source: back.config.source.clone(), ..model.config.clone() });
+            back.save(&again).unwrap();
+            for file in ["model.safetensors", "config.json"] {
+                assert_eq!(std::fs::read(first.join(file)).unwrap(), std::fs::read(again.join(file)).unwrap(), "{name}: {file}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load("llama_tied", Kind::Float);
+    let up = "model.layers.1.mlp.up_proj.weight";
+    // What is done to the tensors and to the configuration, and what has to be in the message.
+    let cases: [(&str, fn(&mut Vec<(String, Tensor)>, &mut serde_json::Value), &str); 8] = [
+        ("missing", |tensors, _| tensors.retain(|(name, _)| name != "model.layers.1.mlp.up_proj.weight"), up),
+        ("shape", |_, config| config["intermediate_size"] = 25.into(), "[24, 16]; its config.json says [25, 16]"),
+        (
+            "unknown",
+            |tensors, _| tensors.push(("model.layers.0.extra".to_owned(), Tensor::from_slice(&[1.0f32]))),
+            "model.layers.0.extra",
+        ),
+        ("architecture", |_, config| config["model_type"] = "mamba".into(), "architecture `mamba` is not supported"),
+        (
+            "class",
+            |_, config| config["architectures"][0] = "LlamaForSequenceClassification".into(),
+            "LlamaForSequenceClassification",
+        ),
+        (
+            "rope",
+            |_, config| config["rope_parameters"]["rope_type"] = "longrope".into(),
+            "`rope_type` `longrope` is not supported",
+        ),
+        ("activation", |_, config| config["hidden_act"] = "gelu".into(), "`hidden_act` = \"gelu\" is not supported"),
+        ("key", |_, config| drop(config.as_object_mut().unwrap().remove("vocab_size")), "`vocab_size` is missing"),
+    ];
+    for (case, change, message) in cases {
+        model.save(folder.path()).unwrap();
+        let mut tensors = model.parameters();
+        let mut config = model.config.to_json(Kind::Float);
+        change(&mut tensors, &mut config);
+        super::safetensors::write(&folder.path().join("model.safetensors"), &tensors).unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let error = Model::load(folder.path(), Device::Cpu, Kind::Float).expect_err(case);
+        assert!(format!("{error:#}").contains(message), "{case}: {error:#}");
+    }
+}
+
+#[test]
+fn both_forms_of_rope_settings_say_the_same() {
+    let new = serde_json::json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}});
+    let old = serde_json::json!({"rope_theta": 500000.0, "rope_scaling": {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}});
+    let [new, old] = [new, old].map(|keys| super::Rope::from_json(keys.as_object().unwrap(), 131072).unwrap());
+    assert_eq!(new, old);
+    assert_eq!(new.theta, 500000.0);
+}
+
+#[test]
+fn a_random_model_depends_on_its_seed_alone() {
+    let config = load("qwen3", Kind::Float).config;
+    let make = |seed, kind| Model::random(config.clone(), seed, Device::Cpu, kind).unwrap();
+    let (model, again, other) = (make(1, Kind::Float), make(1, Kind::Double), make(2, Kind::Float));
+    assert!(model.embedding_vd.equal(&again.embedding_vd.to_kind(Kind::Float)));
+    assert!(!model.embedding_vd.equal(&other.embedding_vd));
+    let deviation = model.embedding_vd.std(true).double_value(&[]);
+    assert!((deviation - 0.02).abs() < 0.002, "{deviation}");
+}

@@ -38,3 +38,5 @@ pub mod schema;
 #[cfg(feature = "lake")]
 pub mod stage;
 pub mod trace;
+#[cfg(feature = "torch")]
+pub mod train;

@@ -9,6 +9,7 @@
 pub mod attend;
 pub mod config;
 pub mod forward;
+pub mod gguf;
 pub mod rope;
 pub mod safetensors;
 pub mod weights;

@@ -137,6 +137,7 @@ fn kind_of(dtype: Dtype) -> Result<Kind> {
         Dtype::F16 => Ok(Kind::Half),
         Dtype::BF16 => Ok(Kind::BFloat16),
         Dtype::I64 => Ok(Kind::Int64),
+        Dtype::U8 => Ok(Kind::Uint8),
         other => bail!(Fault::Usage(format!("numbers of type {other:?} are not supported; use F64, F32, F16 or BF16"))),
     }
 }

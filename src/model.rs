@@ -10,7 +10,6 @@ pub mod attend;
 pub mod config;
 pub mod forward;
 pub mod gguf;
-pub mod lora;
 pub mod rope;
 pub mod safetensors;
 pub mod weights;

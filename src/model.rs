@@ -10,6 +10,7 @@ pub mod attend;
 pub mod config;
 pub mod forward;
 pub mod gguf;
+pub mod lora;
 pub mod rope;
 pub mod safetensors;
 pub mod weights;

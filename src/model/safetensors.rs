@@ -30,7 +30,8 @@ impl Model {
             let in_file = || format!("in `{}`", path.display());
             let file = open(&path)?;
             let file = SafeTensors::deserialize(&file).with_context(|| format!("`{}` is no safetensors file", path.display()))?;
-            for (name, view) in file.iter() {
+            for name in sorted_names(&file) {
+                let view = file.tensor(name).with_context(in_file)?;
                 match expected.get(name) {
                     Some(shape) => {
                         let tensor = read(name, &view, shape, device, kind).with_context(in_file)?;
@@ -68,7 +69,8 @@ pub fn read_all(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let file = open(path)?;
     let file = SafeTensors::deserialize(&file).with_context(|| format!("`{}` is no safetensors file", path.display()))?;
     let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
+    for name in sorted_names(&file) {
+        let view = file.tensor(name)?;
         let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
         let kind = kind_of(view.dtype()).with_context(|| format!("tensor `{name}` of `{}`", path.display()))?;
         tensors.insert(name.to_owned(), read(name, &view, &shape, Device::Cpu, kind)?);
@@ -113,6 +115,13 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         bail!("`{}` names a file outside of its folder: `{name}`", index.display());
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// The file keeps its names in a map of no order, and the first misfit should always be the same one.
+fn sorted_names<'a>(file: &'a SafeTensors) -> Vec<&'a str> {
+    let mut names = file.names();
+    names.sort_unstable();
+    names
 }
 
 pub(super) fn open(path: &Path) -> Result<Mmap> {

@@ -141,7 +141,11 @@ fn what_does_not_fit_is_named() {
     // What is done to the tensors and to the configuration, and what has to be in the message.
     let cases: [(&str, fn(&mut Vec<(String, Tensor)>, &mut serde_json::Value), &str); 8] = [
         ("missing", |tensors, _| tensors.retain(|(name, _)| name != "model.layers.1.mlp.up_proj.weight"), up),
-        ("shape", |_, config| config["intermediate_size"] = 25.into(), "[24, 16]; its config.json says [25, 16]"),
+        (
+            "shape",
+            |_, config| config["intermediate_size"] = 25.into(),
+            "`model.layers.0.mlp.down_proj.weight` has the shape [16, 24]; its config.json says [16, 25]",
+        ),
         (
             "unknown",
             |tensors, _| tensors.push(("model.layers.0.extra".to_owned(), Tensor::from_slice(&[1.0f32]))),

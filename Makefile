@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(FULGURITE_CACHE)/target
 endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help prerequisites libtorch build demo bench test peers
+.PHONY: help prerequisites libtorch models build demo bench test peers
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -21,6 +21,9 @@ prerequisites:
 
 libtorch: prerequisites ## fetch libtorch 2.13.0 into libtorch/ (LIBTORCH_CUDA=1: with CUDA)
 	@scripts/libtorch.sh
+
+models: prerequisites ## fetch SmolLM2-135M-Instruct (GGUF, Apache-2.0) into models/
+	@scripts/models.sh
 
 build: libtorch ## build the release binary
 	cargo build --release --locked
@@ -34,5 +37,5 @@ bench: build ## ratios against live peers (DuckDB, Agent Lightning)
 test: libtorch ## everything that must hold: format, lints, tests, docs, the README's commands
 	@scripts/test.sh
 
-peers: libtorch ## tests against peers that are too heavy for every run: Azurite, transformers, peft
+peers: libtorch ## tests against live servers that are too heavy for every run: Azurite
 	@scripts/peers.sh

@@ -123,6 +123,10 @@ pub enum Command {
   fulgurite sql --lake runs/lake -f report.sql --output report.csv
   fulgurite sql --lake runs/lake --views duckdb | duckdb")]
     Sql(commands::sql::SqlArgs),
+    /// Policies: bring models in, list them, copy them out
+    #[cfg(feature = "torch")]
+    #[command(subcommand)]
+    Policy(commands::policy::PolicyCommand),
     /// Every stage and batch, and whether it is fresh
     #[command(before_help = "Examples:
   fulgurite status --lake runs/lake
@@ -172,7 +176,9 @@ const HELP: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n
 
 /// The command line as clap sees it, for parsing, completions and man pages.
 pub fn command() -> clap::Command {
-    Cli::command().help_template(HELP).mut_subcommands(|subcommand| subcommand.help_template(HELP))
+    Cli::command()
+        .help_template(HELP)
+        .mut_subcommands(|subcommand| subcommand.help_template(HELP).mut_subcommands(|inner| inner.help_template(HELP)))
 }
 
 /// Parses the process's arguments; prints help, version or the wrong flag and exits (0 or 2) where that is all there is to do.
@@ -207,6 +213,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,
+        #[cfg(feature = "torch")]
+        Command::Policy(command) => return globals.policy(command),
         Command::Status => globals.on_lake(async |lake, config, _, _| {
             let current = if globals.names_settings() { commands::status::current(lake, config).await? } else { BTreeMap::new() };
             commands::status::run(lake, globals.batch.as_deref(), &current, globals.json).await
@@ -263,6 +271,28 @@ impl Globals {
         let reporter = Reporter { globals: self.clone() };
         reporter.tell(&context.progress, &summary);
         reporter.finished(&summary)
+    }
+
+    /// Runs a command on policies.
+    #[cfg(feature = "torch")]
+    fn policy(mut self, command: commands::policy::PolicyCommand) -> Result<u8> {
+        use crate::policy::{self, As};
+        use commands::policy::PolicyCommand;
+        match command {
+            PolicyCommand::Import { from, as_next } => {
+                self.batch = Some(policy::batch(0));
+                return self.stage(Opening::Make, async |context| policy::import(context, &from, As::next(as_next)).await);
+            }
+            PolicyCommand::New { sizes, texts, as_next } => {
+                self.batch = Some(policy::batch(0));
+                return self.stage(Opening::Make, async |context| policy::make(context, &sizes, &texts, As::next(as_next)).await);
+            }
+            PolicyCommand::List => self.on_lake(async |lake, _, _, _| commands::policy::list(lake, self.json).await)?,
+            PolicyCommand::Export { version, to } => {
+                self.on_lake(async |lake, _, progress, _| commands::policy::export(lake, version, &to, progress).await)?
+            }
+        }
+        Ok(ExitCode::Done as u8)
     }
 
     /// Prints what a stage found out about one rollout.

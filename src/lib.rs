@@ -29,6 +29,8 @@ pub mod lake;
 pub mod loss;
 #[cfg(feature = "torch")]
 pub mod model;
+#[cfg(feature = "torch")]
+pub mod policy;
 #[cfg(feature = "lake")]
 pub mod progress;
 #[cfg(feature = "torch")]
@@ -37,6 +39,8 @@ pub mod rollout;
 pub mod schema;
 #[cfg(feature = "lake")]
 pub mod stage;
+#[cfg(feature = "torch")]
+pub mod text;
 pub mod trace;
 #[cfg(feature = "torch")]
 pub mod train;

@@ -3,6 +3,8 @@
 pub mod build;
 pub mod config;
 pub mod doctor;
+#[cfg(feature = "torch")]
+pub mod policy;
 pub mod shell;
 pub mod sql;
 pub mod status;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests that need servers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm).
+# Runs the tests that need peers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm), and saved models in
+# transformers and peft (from PyPI, 3 GB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,3 +15,11 @@ if [ ! -x "$azurite" ]; then
 fi
 scripts/python-env.sh
 FULGURITE_AZURITE=$azurite cargo test --locked --test it -- --exact lake::contract_on_azure --nocapture
+
+# Another Python that has them is named by FULGURITE_TORCH_PYTHON.
+torch_python=${FULGURITE_TORCH_PYTHON:-$cache/torch/bin/python}
+if [ ! -x "$torch_python" ]; then
+    python3 -m venv "$cache/torch"
+    "$cache/torch/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 peft==0.21.2 gguf==0.19.0
+fi
+FULGURITE_TORCH_PYTHON=$torch_python cargo test --locked --lib -- --exact model::tests::saved_models_load_in_transformers_and_peft --nocapture

@@ -6,11 +6,19 @@
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+mod attend;
+mod blocks;
 pub mod config;
+mod engine;
+mod forward;
 pub mod key;
+mod plan;
 pub mod sample;
+mod schedule;
+mod worker;
 
 pub use config::GenerateConfig;
+pub use engine::{Completion, Engine, complete};
 pub use key::Key;
 pub use sample::Sampling;
 
@@ -111,3 +119,6 @@ pub struct Stats {
 
 /// Where the events of one request arrive. Dropping it frees the request's place.
 pub type Events = UnboundedReceiver<Event>;
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod config;
 pub mod forward;
 pub mod gguf;
 pub mod lora;
+pub mod memory;
 pub mod rope;
 pub mod safetensors;
 pub mod weights;

@@ -414,6 +414,33 @@ mod tests {
     }
 
     #[test]
+    fn processors_leave_what_those_of_transformers_leave() {
+        for case in crate::generate::tests::processed() {
+            let setting = |name: &str, otherwise: f64| case.settings.get(name).copied().unwrap_or(otherwise);
+            let sampling = Sampling {
+                temperature: setting("temperature", 1.0),
+                top_k: setting("top_k", 0.0) as usize,
+                top_p: setting("top_p", 1.0),
+                min_p: setting("min_p", 0.0),
+                repetition_penalty: setting("repetition_penalty", 1.0),
+                ..Sampling::default()
+            };
+            let sampler = sampler(sampling.clone(), 0, &case.seen);
+            let logits = sampler.penalised(&case.logits);
+            let all = Softmax::new(&logits, sampling.temperature).expect("numbers");
+            let kept = sampler.keep(&logits, &all);
+            let expected: Vec<u32> = (0..40).filter(|id| case.logprobs[*id as usize].is_some()).collect();
+            assert_eq!(kept, expected, "{:?}", case.settings);
+            let total: f64 = kept.iter().map(|id| all.weight(logits[*id as usize])).sum();
+            for id in kept {
+                let logprob = (all.weight(logits[id as usize]) / total).ln();
+                let expected = case.logprobs[id as usize].expect("kept");
+                assert!((logprob - expected).abs() < 1e-5, "{:?}: {logprob} is not {expected}", case.settings);
+            }
+        }
+    }
+
+    #[test]
     fn a_flat_distribution_wider_than_the_first_sort() {
         let sampler = sampler(Sampling { top_p: 0.5, ..Sampling::default() }, 0, &[1]);
         let flat = vec![0.0; 4 * SORTED_FIRST];

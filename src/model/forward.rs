@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Layer, Linear, Model, Rotations, attend};
+use super::{Linear, Model, Rotations, attend};
 
 impl Model {
     /// Embeddings of tokens: `[N]` -> `[N, D]`. Ids are below `vocab_size`.
@@ -26,35 +26,34 @@ impl Model {
         rotations: &Rotations,
         attend: &mut dyn FnMut(&Tensor, &Tensor, &Tensor) -> Tensor,
     ) -> Tensor {
-        let layer = &self.layers[index];
-        let eps = self.config.rms_norm_eps;
-        let attended_nd = self.attention(layer, &rms_norm(x_nd, &layer.attention_norm_d, eps), rotations, attend);
-        let x_nd = x_nd + attended_nd;
-        let normed_nd = rms_norm(&x_nd, &layer.mlp_norm_d, eps);
-        let gated_nf = layer.gate.apply(&normed_nd).silu() * layer.up.apply(&normed_nd);
-        x_nd + layer.down.apply(&gated_nf)
+        let [q_nhc, k_ngc, v_ngc] = self.before_attention(index, x_nd, rotations);
+        self.after_attention(index, x_nd, &attend(&q_nhc, &k_ngc, &v_ngc))
     }
 
-    fn attention(
-        &self,
-        layer: &Layer,
-        normed_nd: &Tensor,
-        rotations: &Rotations,
-        attend: &mut dyn FnMut(&Tensor, &Tensor, &Tensor) -> Tensor,
-    ) -> Tensor {
-        let config = &self.config;
+    /// The part of a block before attention: `[N, D]` -> queries `[N, H, C]`, keys and values `[N, G, C]`.
+    pub fn before_attention(&self, index: usize, x_nd: &Tensor, rotations: &Rotations) -> [Tensor; 3] {
+        let (layer, config) = (&self.layers[index], &self.config);
+        let normed_nd = rms_norm(x_nd, &layer.attention_norm_d, config.rms_norm_eps);
         let heads = |x_no: Tensor, heads: i64| x_no.view([-1, heads, config.head_dim]);
-        let mut q_nhc = heads(layer.query.apply(normed_nd), config.heads);
-        let mut k_ngc = heads(layer.key.apply(normed_nd), config.kv_heads);
-        let v_ngc = heads(layer.value.apply(normed_nd), config.kv_heads);
+        let mut q_nhc = heads(layer.query.apply(&normed_nd), config.heads);
+        let mut k_ngc = heads(layer.key.apply(&normed_nd), config.kv_heads);
+        let v_ngc = heads(layer.value.apply(&normed_nd), config.kv_heads);
         if let Some(norm_c) = &layer.query_norm_c {
             q_nhc = rms_norm(&q_nhc, norm_c, config.rms_norm_eps);
         }
         if let Some(norm_c) = &layer.key_norm_c {
             k_ngc = rms_norm(&k_ngc, norm_c, config.rms_norm_eps);
         }
-        let attended_nhc = attend(&rotations.apply(&q_nhc), &rotations.apply(&k_ngc), &v_ngc);
-        layer.output.apply(&attended_nhc.reshape([-1, config.heads * config.head_dim]))
+        [rotations.apply(&q_nhc), rotations.apply(&k_ngc), v_ngc]
+    }
+
+    /// The part of a block after attention: its input `[N, D]` and what was attended to, `[N, H, C]`, -> `[N, D]`.
+    pub fn after_attention(&self, index: usize, x_nd: &Tensor, attended_nhc: &Tensor) -> Tensor {
+        let (layer, config) = (&self.layers[index], &self.config);
+        let x_nd = x_nd + layer.output.apply(&attended_nhc.reshape([-1, config.heads * config.head_dim]));
+        let normed_nd = rms_norm(&x_nd, &layer.mlp_norm_d, config.rms_norm_eps);
+        let gated_nf = layer.gate.apply(&normed_nd).silu() * layer.up.apply(&normed_nd);
+        x_nd + layer.down.apply(&gated_nf)
     }
 
     /// The norm after the last layer: `[N, D]` -> `[N, D]`.

@@ -198,3 +198,46 @@ fn a_random_model_depends_on_its_seed_alone() {
     let deviation = model.embedding_vd.std(true).double_value(&[]);
     assert!((deviation - 0.02).abs() < 0.002, "{deviation}");
 }
+
+/// Needs a Python with torch, transformers and peft: `make peers` names it.
+#[test]
+fn saved_models_load_in_transformers_and_peft() {
+    use std::io::Write as _;
+    let Some(python) = std::env::var_os("FULGURITE_TORCH_PYTHON") else {
+        let _ = writeln!(std::io::stderr(), "skipped: FULGURITE_TORCH_PYTHON names no Python with transformers");
+        return;
+    };
+    let _guard = tch::no_grad_guard();
+    let folder = tempfile::tempdir().unwrap();
+    let ids_n = (Tensor::arange(13, (Kind::Int64, Device::Cpu)) * 11).remainder(31);
+    let save = |model: &Model, name: &str| {
+        let folder = folder.path().join(name);
+        model.save(&folder).unwrap();
+        if !model.adapter_parameters().is_empty() {
+            model.save_adapter(&folder.join("adapter"), None).unwrap();
+        }
+        let logits = model.forward(&ids_n);
+        let expected = [("ids".to_owned(), ids_n.shallow_clone()), ("logits".to_owned(), logits)];
+        super::safetensors::write(&folder.join("logits.safetensors"), &expected).unwrap();
+    };
+    for name in MODELS {
+        save(&load(name, Kind::Double), name);
+    }
+    for name in ["llama_biased", "qwen2", "qwen3"] {
+        let file = super::gguf::Gguf::open(&fixtures().join(format!("{name}.gguf"))).unwrap();
+        save(&Model::from_gguf(&file, Device::Cpu, Kind::Double).unwrap(), &format!("{name}_gguf"));
+    }
+    let mut adapted = load("qwen2", Kind::Double);
+    adapted.add_adapter(2, 3.0, &["q_proj", "v_proj", "down_proj"], 5).unwrap();
+    let halves = adapted.layers.iter().flat_map(|layer| layer.projections()).filter_map(|(_, linear)| linear.lora.as_ref());
+    halves.for_each(|lora| drop(lora.b_or.shallow_clone().fill_(0.1)));
+    save(&adapted, "qwen2_adapted");
+    save(&adapted.merged(), "qwen2_merged");
+
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/load_models.py");
+    let run = std::process::Command::new(python).arg(script).arg(folder.path()).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(said.lines().count(), MODELS.len() + 5);
+    print!("{said}");
+}

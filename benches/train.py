@@ -1,0 +1,161 @@
+"""An update step of Fulgurite's forest beside the padded, one-transition-per-row step of PyTorch with transformers.
+
+    python benches/train.py MODEL [--layers 6] [--threads 2] [--repeats 3] [--only NAME ...]
+
+MODEL is a Hugging Face directory; its first layers are used. Both sides compute the gradient of the same loss by every parameter for the same
+rows, each as a process of its own, on the same libtorch and threads; what counts is wall time after a first step, and the peak memory that
+the kernel accounts for. PyTorch gets rows sorted by length and padded on the right (so that SDPA needs no mask), logits for response tokens
+only, the fastest of several micro-batch sizes with and without gradient checkpointing. Needs torch 2.13.0, transformers and a Rust toolchain.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def agent_group(samples=8, turns=4, prompt=600, response=60, tool=80, seed=0):
+    """Rows of a GRPO group of an agent that uses tools: each turn's prompt is the last one, its response and what the tool said."""
+    draw = random.Random(seed)
+    token = lambda count: [draw.randrange(1000, 40000) for _ in range(count)]
+    first, rows = token(prompt), []
+    for _ in range(samples):
+        said = list(first)
+        for _ in range(turns):
+            answer = token(draw.randint(response * 2 // 3, response * 4 // 3))
+            rows.append((list(said), answer))
+            said += answer + token(draw.randint(tool * 3 // 4, tool * 5 // 4))
+    return rows
+
+
+def unrelated(rows=24, seed=1):
+    """Rows that share nothing, of lengths that differ as prompts of different tasks do."""
+    draw = random.Random(seed)
+    token = lambda count: [draw.randrange(1000, 40000) for _ in range(count)]
+    return [(token(draw.randint(100, 500)), token(draw.randint(40, 80))) for _ in range(rows)]
+
+
+def truncate(model, layers, folder):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    if layers < whole.config.num_hidden_layers:
+        whole.model.layers = whole.model.layers[:layers]
+        whole.config.num_hidden_layers = layers
+        if getattr(whole.config, "layer_types", None):
+            whole.config.layer_types = whole.config.layer_types[:layers]
+    whole.save_pretrained(folder)
+
+
+def plain_step(model_folder, rows_path, threads, checkpointing, micro_batch, repeats):
+    """The child process: prints one line of JSON."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="sdpa")
+    model.config.use_cache = False
+    model.train()
+    if checkpointing == "always":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    rows = json.loads(Path(rows_path).read_text())
+    order = sorted(range(len(rows)), key=lambda row: -len(rows[row][0]) - len(rows[row][1]))
+    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds, loss, padded = [], 0.0, 0
+    for _ in range(repeats):
+        model.zero_grad(set_to_none=False)
+        started, loss, padded = time.perf_counter(), 0.0, 0
+        for start in range(0, len(order), micro_batch):
+            some = order[start : start + micro_batch]
+            longest = max(len(rows[row][0]) + len(rows[row][1]) for row in some) - 1
+            ids = torch.zeros(len(some), longest, dtype=torch.long)
+            at_row, at_token, chosen, weight = [], [], [], []
+            for index, row in enumerate(some):
+                prompt, response = rows[row]
+                tokens = prompt + response[:-1]
+                ids[index, : len(tokens)] = torch.tensor(tokens)
+                at_row += [index] * len(response)
+                at_token += range(len(prompt) - 1, len(prompt) - 1 + len(response))
+                chosen += response
+                weight += [(1 if row % 2 else -1) / (len(response) * len(rows))] * len(response)
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            logits = model.lm_head(hidden[at_row, at_token])
+            logp = logits.log_softmax(-1).gather(1, torch.tensor(chosen).unsqueeze(-1)).squeeze(-1)
+            value = (logp * torch.tensor(weight)).sum()
+            value.backward()
+            loss += value.item()
+            padded += ids.numel()
+        seconds.append(time.perf_counter() - started)
+    gradient = sum(parameter.grad.double().square().sum() for parameter in model.parameters()) ** 0.5
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "row_tokens": padded, "loss": loss, "gradient_norm": gradient.item(), "idle_mib": idle, "peak_mib": peak}))
+
+
+def child(command, threads):
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    output = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=HERE.parent)
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--binary", help="a built benches/train.rs; `cargo bench` builds one otherwise")
+    parser.add_argument("--only", nargs="+", choices=["group", "unrelated", "flat"], default=["group", "unrelated", "flat"])
+    arguments = parser.parse_args()
+    ours = [arguments.binary] if arguments.binary else ["cargo", "bench", "--quiet", "--bench", "train", "--"]
+    with tempfile.TemporaryDirectory(prefix="fulgurite-bench-") as folder:
+        model, rows_path = Path(folder) / "model", Path(folder) / "rows.json"
+        truncate(arguments.model, arguments.layers, model)
+
+        def forest(checkpointing, budget=1 << 20, logits=512):
+            command = [*ours, model, rows_path, arguments.threads, checkpointing, logits, budget, arguments.repeats]
+            return child(command, arguments.threads)
+
+        def plain(checkpointing, micro_batch):
+            return child([sys.executable, __file__, "--plain", model, rows_path, arguments.threads, checkpointing, micro_batch, arguments.repeats], arguments.threads)
+
+        for name, rows in [("group", agent_group()), ("unrelated", unrelated())]:
+            if name not in arguments.only:
+                continue
+            rows_path.write_text(json.dumps(rows))
+            useful = sum(len(prompt) + len(response) for prompt, response in rows)
+            results = {f"forest, checkpointing {c}": forest(c) for c in ["never", "always"]}
+            results |= {f"plain, {b} rows, checkpointing {c}": plain(c, b) for b in arguments.micro_batches for c in ["never", "always"]}
+            fastest = min((result for what, result in results.items() if what.startswith("plain")), key=lambda result: min(result["seconds"]))
+            trie = results["forest, checkpointing never"]["trie_tokens"]
+            print(f"{name}: {len(rows)} rows of {useful} tokens, {trie} distinct: {useful / trie:.2f} row tokens per trie token")
+            print(f"  {'':34} {'s':>7} {'tokens/s':>9} {'ratio':>6} {'MiB':>6} {'memory':>6}  loss, gradient norm")
+            for what, result in results.items():
+                best = min(result["seconds"])
+                ratio, memory = min(fastest["seconds"]) / best, result["peak_mib"] / fastest["peak_mib"]
+                numbers = f"{result['loss']:.6f} {result['gradient_norm']:.6f}"
+                print(f"  {what:34} {best:7.2f} {useful / best:9.0f} {ratio:5.2f}x {result['peak_mib']:6.0f} {memory:5.2f}x  {numbers}", flush=True)
+        if "flat" in arguments.only:
+            print("tries of one shape (4 samples of 2 turns on a prompt of 300 tokens):")
+            for tries in [1, 2, 4, 8]:
+                rows = [row for index in range(tries) for row in agent_group(4, 2, 300, 60, 50, seed=10 + index)]
+                rows_path.write_text(json.dumps(rows))
+                result = forest("never")
+                best = min(result["seconds"])
+                print(f"  {result['trie_tokens']:6} trie tokens: {1e6 * best / result['trie_tokens']:7.1f} µs each", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--plain"]:
+        plain_step(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5], int(sys.argv[6]), int(sys.argv[7]))
+    else:
+        main()

@@ -116,6 +116,17 @@ pub enum Command {
         #[arg(long, value_name = "ROLLOUT")]
         explain: Option<String>,
     },
+    /// What a policy's value head expects at each call, for `credit.method = "gae"`
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Example:
+  fulgurite values --lake runs/lake --batch iter-0003")]
+    Values,
+    /// Transitions and policy N into policy N+1
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Examples:
+  fulgurite train --lake runs/lake --batch iter-0003
+  fulgurite train --lake runs/lake --batch warm --set train.algorithm=sft --set train.min_outcome=1 --set train.learning_rate=1e-5")]
+    Train,
     /// Ask the tables: a query, a file, a pipe or a prompt
     #[command(before_help = "Examples:
   fulgurite sql --lake runs/lake                                          a prompt
@@ -210,6 +221,10 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Credit { explain: Some(rollout) } => {
             globals.explain(async |context| credit::explain(context, &rollout).await)?
         }
+        #[cfg(feature = "torch")]
+        Command::Values => return globals.stage(Opening::Existing, async |context| crate::values::run(context).await),
+        #[cfg(feature = "torch")]
+        Command::Train => return globals.stage(Opening::Existing, async |context| crate::train::run(context).await),
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,

@@ -35,6 +35,8 @@ pub struct Config {
     pub air: AirConfig,
     pub credit: CreditConfig,
     #[cfg(feature = "torch")]
+    pub train: crate::train::TrainConfig,
+    #[cfg(feature = "torch")]
     pub generate: GenerateConfig,
 }
 

@@ -44,3 +44,5 @@ pub mod text;
 pub mod trace;
 #[cfg(feature = "torch")]
 pub mod train;
+#[cfg(feature = "torch")]
+pub mod values;

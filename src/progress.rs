@@ -53,6 +53,11 @@ impl Progress {
         Bar { bar, bars: self.bars.clone(), started: Instant::now(), shown: OnceLock::new() }
     }
 
+    /// Whether bars are shown, so that what they say needs no line of its own.
+    pub fn has_bars(&self) -> bool {
+        self.bars.is_some()
+    }
+
     /// A line for the person who watches; nothing where quiet.
     pub fn message(&self, text: impl AsRef<str>) {
         if !self.messages {
@@ -90,6 +95,13 @@ impl Bar {
         {
             self.shown.get_or_init(|| drop(bars.add(self.bar.clone())));
         }
+    }
+}
+
+impl Bar {
+    /// Says something else beside the bar.
+    pub fn say(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
     }
 }
 

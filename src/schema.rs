@@ -18,7 +18,7 @@ use crate::exit::Fault;
 /// Name of the child field of every list column. Parquet calls the leaf `<column>.list.element`, and so do the readers of other languages.
 pub const LIST_ELEMENT: &str = "element";
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
     include_str!("../schemas/air_rewards.sql"),
     include_str!("../schemas/calls.sql"),
     include_str!("../schemas/credits.sql"),
@@ -27,6 +27,8 @@ const SOURCES: [&str; 10] = [
     include_str!("../schemas/rollouts.sql"),
     include_str!("../schemas/spans.sql"),
     include_str!("../schemas/tool_calls.sql"),
+    include_str!("../schemas/train_steps.sql"),
+    include_str!("../schemas/train_tokens.sql"),
     include_str!("../schemas/transitions.sql"),
     include_str!("../schemas/values.sql"),
 ];

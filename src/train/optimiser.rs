@@ -53,6 +53,8 @@ struct Slot {
     name: String,
     /// The model's own tensor.
     parameter: Tensor,
+    /// Multiplies the learning rate.
+    rate_factor: f64,
     /// Shares the parameter's memory where the kind is the same.
     master: Tensor,
     /// Running means of the gradient and of its square.
@@ -67,15 +69,22 @@ impl AdamW {
     ///
     /// * `parameters`: shared with the model, under names that differ.
     pub fn new(parameters: Vec<(String, Tensor)>, config: AdamWConfig) -> AdamW {
+        let mut optimiser = AdamW { config, steps: 0, slots: Vec::new() };
+        optimiser.add(parameters, 1.0);
+        optimiser
+    }
+
+    /// Takes on more parameters, which learn at a multiple of the learning rate.
+    pub fn add(&mut self, parameters: Vec<(String, Tensor)>, rate_factor: f64) {
         let slot = |(name, parameter): (String, Tensor)| {
             let parameter = parameter.set_requires_grad(true);
             let kind = state_kind(parameter.kind());
             let master = parameter.detach().to_kind(kind);
             let (mean, square) = (master.zeros_like(), master.zeros_like());
             let gradient = (kind != parameter.kind()).then(|| master.zeros_like());
-            Slot { name, parameter, master, mean, square, gradient }
+            Slot { name, parameter, rate_factor, master, mean, square, gradient }
         };
-        AdamW { config, steps: 0, slots: parameters.into_iter().map(slot).collect() }
+        self.slots.extend(parameters.into_iter().map(slot));
     }
 
     /// Forgets the gradients.
@@ -122,6 +131,7 @@ impl AdamW {
         for slot in &mut self.slots {
             let Some(gradient) = slot.collected() else { continue };
             let gradient = gradient * gradient_scale;
+            let learning_rate = learning_rate * slot.rate_factor;
             if slot.master.dim() > 1 && weight_decay != 0.0 {
                 slot.master *= 1.0 - learning_rate * weight_decay;
             }

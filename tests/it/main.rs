@@ -18,3 +18,5 @@ mod rows;
 mod second_engine;
 mod stages;
 mod tables;
+#[cfg(feature = "torch")]
+mod train;

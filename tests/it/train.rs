@@ -1,0 +1,451 @@
+//! The stage `train` as a user runs it: tiny policies, transitions written for the test, the program itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use fulgurite::lake::{Lake, Lineage};
+use fulgurite::model::{Model, ModelConfig};
+use fulgurite::schema;
+use fulgurite::train::forest::{self, Options, Sequence};
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+use crate::rows;
+use crate::stages::fulgurite;
+
+/// Ids of the tiny tokenizer: a word each, and what ends a turn.
+const WORDS: [&str; 16] =
+    ["<end>", "user", "assistant", ":", "yes", "no", "zero", "one", "two", "three", "four", "five", "six", "seven", "is", "?"];
+const END: u32 = 0;
+
+/// A lake with a policy 0 of random weights and some transitions of batch `b`.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(transitions: &[Value]) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Bench { folder };
+        let lake = bench.lake().await;
+        let mut run = lake.begin("policy", "0000").await.unwrap();
+        run.put_policy(0, None, tiny_policy(&bench.folder.path().join("tiny")).as_path()).await.unwrap();
+        run.commit(Lineage::new("policy", json!({})).unwrap(), BTreeMap::new()).await.unwrap();
+        bench.write(transitions).await;
+        bench
+    }
+
+    async fn write(&self, transitions: &[Value]) {
+        let lake = self.lake().await;
+        let run = lake.begin("credit", "b").await.unwrap();
+        let mut writer = run.writer("transitions", 0).unwrap();
+        if !transitions.is_empty() {
+            writer.write(&rows::batch(schema::table("transitions").unwrap(), transitions)).unwrap();
+        }
+        writer.finish().await.unwrap();
+        run.commit(Lineage::new("credit", json!({ "rows": transitions })).unwrap(), BTreeMap::new()).await.unwrap();
+    }
+
+    fn location(&self) -> PathBuf {
+        self.folder.path().join("lake")
+    }
+
+    async fn lake(&self) -> Lake {
+        Lake::open(self.location().to_str().unwrap()).await.unwrap()
+    }
+
+    /// `fulgurite train` with settings of `train`, to be run or killed.
+    fn command(&self, settings: &[&str]) -> Command {
+        let mut command = fulgurite("train", self.location().to_str().unwrap());
+        command.args(["--threads", "1"]);
+        for setting in settings {
+            command.args(["--set", &format!("train.{setting}")]);
+        }
+        command
+    }
+
+    fn train(&self, settings: &[&str]) -> Output {
+        self.command(settings).output().unwrap()
+    }
+
+    /// Trains the newest policy on the same transitions as batch `c`, as if that policy had answered.
+    async fn train_on_a_second_batch(&self, settings: &[&str]) {
+        let lake = self.lake().await;
+        let version = lake.policy(None).await.unwrap().version;
+        let rows: Vec<Value> = game().into_iter().map(|row| with(row, json!({ "policy_version": version }))).collect();
+        let run = lake.begin("credit", "c").await.unwrap();
+        let mut writer = run.writer("transitions", 0).unwrap();
+        writer.write(&rows::batch(schema::table("transitions").unwrap(), &rows)).unwrap();
+        writer.finish().await.unwrap();
+        run.commit(Lineage::new("credit", json!({})).unwrap(), BTreeMap::new()).await.unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fulgurite"));
+        command.args(["train", "--threads", "1", "--batch", "c", "--lake", self.location().to_str().unwrap()]);
+        for setting in settings {
+            command.args(["--set", &format!("train.{setting}")]);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs to a good end; what it said.
+    fn trained(&self, settings: &[&str]) -> String {
+        let output = self.train(settings);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// The rows of a query.
+    fn query(&self, query: &str) -> Vec<Value> {
+        let mut command = fulgurite("sql", self.location().to_str().unwrap());
+        let output = command.args(["--format", "jsonl", query]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Hash of every file of a policy, by name.
+    async fn files(&self, version: u64) -> Vec<(String, String)> {
+        let policy = self.lake().await.policy(Some(version)).await.unwrap();
+        policy.stored.files.into_iter().map(|file| (file.name, file.hash)).collect()
+    }
+
+    async fn model(&self, version: u64) -> Model {
+        let lake = self.lake().await;
+        let folder = lake.fetch_policy(&lake.policy(Some(version)).await.unwrap()).await.unwrap();
+        Model::load(folder.path(), Device::Cpu, Kind::Double).unwrap()
+    }
+
+    /// Log-prob of a response under a policy.
+    async fn logp(&self, version: u64, prompt: &[u32], response: &[u32]) -> f64 {
+        let sequence = Sequence { prompt, response, temperature: 1.0 };
+        forest::score(&self.model(version).await, &[sequence], &Options::default()).unwrap().logp[0].iter().sum()
+    }
+}
+
+fn tiny_policy(folder: &Path) -> PathBuf {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": WORDS.len(), "hidden_size": 16, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu",
+    });
+    Model::random(ModelConfig::from_json(config).unwrap(), 5, Device::Cpu, Kind::Float).unwrap().save(folder).unwrap();
+    let vocabulary: BTreeMap<&str, usize> = WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+    let end = json!({ "id": END, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "?" },
+    });
+    let template = "{% for message in messages %}{{ message.role }} : {{ message.content }} <end>\n{% endfor %}\
+                    {% if add_generation_prompt %}assistant : {% endif %}";
+    let write = |name: &str, value: &Value| std::fs::write(folder.join(name), value.to_string()).unwrap();
+    write("tokenizer.json", &tokenizer);
+    write("tokenizer_config.json", &json!({ "eos_token": "<end>", "chat_template": template }));
+    write("generation_config.json", &json!({ "eos_token_id": END }));
+    folder.to_owned()
+}
+
+/// A transition of the test: every column that may be null is, but for what training reads.
+fn transition(group: &str, rollout: &str, step: i64, prompt: &[u32], response: &[u32]) -> Value {
+    json!({
+        "group_id": group, "task_id": group, "rollout_id": rollout, "call_id": format!("{rollout}-{step}"), "step": step, "split": "train",
+        "policy_version": 0, "prompt_token_ids": prompt, "response_token_ids": response, "token_source": "engine", "temperature": 1.0,
+        "behaviour_logprobs": vec![-2.75; response.len()], "finish_reason": "stop", "outcome": 1.0, "advantage": 1.0, "weight": 1.0,
+    })
+}
+
+fn with(mut row: Value, changes: Value) -> Value {
+    changes
+        .as_object()
+        .unwrap()
+        .iter()
+        .for_each(|(key, value)| drop(row.as_object_mut().unwrap().insert(key.clone(), value.clone())));
+    row
+}
+
+/// Two groups of three rollouts: what says `yes` is rewarded. The second rollout of each has two calls.
+fn game() -> Vec<Value> {
+    let mut rows = Vec::new();
+    for (group, question) in [("a", 6), ("b", 7)] {
+        let prompt = [1, 3, question, 15, END, 2, 3];
+        for (rollout, answer, advantage) in [(0, 4, 0.5), (1, 5, -0.5), (2, 4, 0.5)] {
+            let changes = json!({ "advantage": advantage, "outcome": f64::from(answer == 4) });
+            rows.push(with(transition(group, &format!("{group}{rollout}"), 0, &prompt, &[answer, END]), changes.clone()));
+            if rollout == 1 {
+                let longer = [&prompt[..], &[answer, END, 1, 3, 15, END, 2, 3]].concat();
+                rows.push(with(transition(group, &format!("{group}{rollout}"), 1, &longer, &[answer, 14, END]), changes));
+            }
+        }
+    }
+    rows
+}
+
+const FAST: [&str; 2] = ["learning_rate=0.01", "optimiser.beta2=0.99"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_learns_what_is_rewarded() {
+    let bench = Bench::new(&game()).await;
+    let said = bench.trained(&[&FAST[..], &["epochs=4", "minibatches=2", "tokens=true"]].concat());
+    assert!(said.contains("train b: done") && said.contains("step 8/8, loss"), "{said}");
+    let prompt = [1, 3, 6, 15, END, 2, 3];
+    let margin = async |version| bench.logp(version, &prompt, &[4, END]).await - bench.logp(version, &prompt, &[5, END]).await;
+    let (before, after) = (margin(0).await, margin(1).await);
+    assert!(after > before + 0.5, "{before} {after}");
+
+    let steps = bench.query("select * from train_steps order by step");
+    assert_eq!(steps.len(), 8);
+    assert_eq!(steps[0]["policy_version"], 1);
+    let sum = |name: &str| steps.iter().map(|step| step[name].as_i64().unwrap()).sum::<i64>();
+    assert_eq!((sum("calls"), sum("rollouts"), sum("response_tokens")), (4 * 8, 4 * 6, 4 * 18));
+    assert!(sum("trie_tokens") < sum("row_tokens"), "prompts are shared");
+    assert!(steps.iter().all(|step| step["loss"].as_f64().unwrap().is_finite()));
+    assert!(steps[0]["grad_norm"].as_f64().unwrap() > 0.0);
+    // Group means of 2/3, by hand.
+    assert!((steps[0]["frac_reward_zero_std"].as_f64().unwrap()).abs() < 1e-12);
+
+    let tokens = bench.query("select * from train_tokens order by rollout_id, step, position");
+    assert_eq!(tokens.len(), 18);
+    let yes = tokens.iter().find(|token| token["rollout_id"] == "a0" && token["position"] == 0).unwrap();
+    assert_eq!((yes["token_id"].as_i64(), yes["token"].as_str()), (Some(4), Some("yes")));
+    let logp = |name: &str| yes[name].as_f64().unwrap();
+    assert!((logp("logprob_before") - bench.logp(0, &prompt, &[4]).await).abs() < 1e-4);
+    assert!((logp("logprob_after") - bench.logp(1, &prompt, &[4]).await).abs() < 1e-4);
+
+    assert!(bench.trained(&[&FAST[..], &["epochs=4", "minibatches=2", "tokens=true"]].concat()).contains("nothing to do"));
+    assert!(bench.location().join("tensorboard/b/events.out.tfevents.0.fulgurite").is_file());
+    // Everything but the weights is the parent's.
+    let (zero, one) = (bench.files(0).await, bench.files(1).await);
+    let changed: Vec<_> = zero.iter().zip(&one).filter(|(one, other)| one != other).map(|(one, _)| one.0.as_str()).collect();
+    assert_eq!(changed, ["model.safetensors"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_traces_are_imitated() {
+    let message = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let row = |rollout: &str, answer: &str, outcome: f64| {
+        let changes = json!({
+            "prompt_token_ids": null, "response_token_ids": null, "behaviour_logprobs": null, "policy_version": null, "advantage": null,
+            "token_source": "none", "temperature": null, "drop_reason": "singleton", "outcome": outcome,
+            "messages": json!([message("user", "three is ?")]).to_string(), "response": message("assistant", answer).to_string(),
+        });
+        with(transition(rollout, rollout, 0, &[], &[]), changes)
+    };
+    let rows = [row("r0", "three", 1.0), row("r1", "four", 0.0)];
+    let bench = Bench::new(&rows).await;
+    let output = bench.train(&[]);
+    assert_eq!(output.status.code(), Some(1), "nothing can be compared");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("dropped by credit: 2 singleton"));
+
+    bench.trained(&[&FAST[..], &["algorithm=sft", "min_outcome=1", "epochs=20"]].concat());
+    let prompt = [1, 3, 9, 14, 15, END, 2, 3];
+    assert!(bench.logp(1, &prompt, &[9, END]).await > bench.logp(0, &prompt, &[9, END]).await + 3.0);
+    let steps = bench.query("select calls, response_tokens, entropy, ppo_kl from train_steps where step = 0");
+    assert_eq!(steps[0]["calls"], 1, "the failed one is not imitated");
+    assert_eq!(steps[0]["response_tokens"], 2, "the word and the end of the turn");
+    assert_eq!(steps[0]["ppo_kl"], Value::Null, "imitation has no ratio");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_trained_on_is_said() {
+    let plain = || transition("a", "a0", 0, &[1, 3], &[4, END]);
+    let cases: [(Vec<Value>, &[&str], i32, &str); 7] = [
+        (vec![], &[], 1, "there is nothing to train on: the batch has no transitions"),
+        (
+            vec![with(plain(), json!({"drop_reason": "no_variance"}))],
+            &[],
+            1,
+            "dropped by credit: 1 no_variance. A group whose rewards",
+        ),
+        (vec![with(plain(), json!({"behaviour_logprobs": null}))], &[], 1, "refused by train: 1 no_behaviour_logprobs"),
+        (vec![with(plain(), json!({"policy_version": 3}))], &[], 1, "refused by train: 1 newer_policy"),
+        (vec![with(plain(), json!({"temperature": 0.0}))], &[], 1, "refused by train: 1 greedy"),
+        (vec![plain()], &["loss.correction.kind=icepop"], 2, "set `train.old_logprobs` to \"recompute\""),
+        (vec![plain()], &["policy=4"], 2, "there is no policy 4"),
+    ];
+    for (rows, settings, code, expected) in cases {
+        let bench = Bench::new(&rows).await;
+        let output = bench.train(settings);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert_eq!(bench.lake().await.policies().await.unwrap().len(), 1);
+    }
+    // Without the sampler's log-probs, the trainer's own will do.
+    let bench = Bench::new(&[with(plain(), json!({"behaviour_logprobs": null}))]).await;
+    bench.trained(&["old_logprobs=recompute"]);
+    // The next policy is trained on rows of its own, and not on those of the one before.
+    let lake = bench.lake().await;
+    let mut run = lake.begin("policy", "0001").await.unwrap();
+    let folder = lake.fetch_policy(&lake.policy(Some(1)).await.unwrap()).await.unwrap();
+    run.put_policy(2, Some(1), folder.path()).await.unwrap();
+    run.commit(Lineage::new("policy", json!({})).unwrap(), BTreeMap::new()).await.unwrap();
+    let output = bench.train(&["policy=2"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("1 too_old_policy. `train.max_policy_lag` is 0"), "{said}");
+    bench.trained(&["policy=2", "max_policy_lag=2", "old_logprobs=recompute"]);
+    assert_eq!(bench.lake().await.policy(None).await.unwrap().parent, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_are_not_finite_are_left_out_and_three_in_a_row_end_the_run() {
+    let infinite = |rollout: usize| {
+        with(transition("a", &format!("a{rollout}"), 0, &[1, 3], &[4, END]), json!({ "weight": 1e308, "advantage": 1e308 }))
+    };
+    let bench = Bench::new(&(0..4).map(infinite).collect::<Vec<_>>()).await;
+    let output = bench.train(&["minibatches=4"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("3 steps in a row have no finite loss") && said.contains("train.learning_rate"), "{said}");
+    let states = bench.lake().await.manifest("checkpoint", "b").await.unwrap().unwrap().states;
+    assert_eq!(states.keys().collect::<Vec<_>>(), ["aside-000000", "aside-000001", "aside-000002"]);
+
+    let mut rows = game();
+    rows[0] = with(rows[0].clone(), json!({ "weight": 1e308, "advantage": 1e308 }));
+    let bench = Bench::new(&rows).await;
+    let said = bench.trained(&["minibatches=6", "epochs=2"]);
+    assert!(said.contains("was left out"), "{said}");
+    let skipped = bench.query("select count(*) as n from train_steps where skipped");
+    assert_eq!(skipped[0]["n"], 2);
+    let model = bench.model(1).await;
+    assert!(model.parameters().iter().all(|(_, weight)| weight.isfinite().all().int64_value(&[]) == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_divergence_above_the_limit_ends_the_run_early() {
+    let bench = Bench::new(&game()).await;
+    let said = bench.trained(&[&FAST[..], &["epochs=50", "max_kl=0.05", "old_logprobs=recompute"]].concat());
+    assert!(said.contains("above `train.max_kl`"), "{said}");
+    let steps = bench.query("select max(approx_kl) as most, count(*) as n from train_steps");
+    assert!(steps[0]["most"].as_f64().unwrap() <= 0.05);
+    let count = steps[0]["n"].as_i64().unwrap();
+    assert!((2..50).contains(&count), "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn micro_batches_change_nothing() {
+    let mut policies = Vec::new();
+    for tokens in ["8", "20", "100000"] {
+        let bench = Bench::new(&game()).await;
+        let micro = format!("micro_batch_tokens={tokens}");
+        // Adam makes steps of the rate's size out of gradients of any, so that a coarse epsilon is needed to see no more than rounding.
+        bench.trained(&[&FAST[..], &["compute=f64", "epochs=2", "optimiser.epsilon=0.1", &micro]].concat());
+        policies.push(bench.model(1).await.parameters());
+    }
+    for other in &policies[1..] {
+        for ((name, one), (_, other)) in policies[0].iter().zip(other) {
+            let distance = (one - other).abs().max().double_value(&[]);
+            assert!(distance < 1e-7, "{name}: {distance}"); // saved in f32
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_is_trained_merged_and_gone_on_with() {
+    let bench = Bench::new(&game()).await;
+    let settings = ["lora.rank=2", "learning_rate=0.02", "epochs=4", "loss.kl.coefficient=0.1"];
+    bench.trained(&settings);
+    let prompt = [1, 3, 6, 15, END, 2, 3];
+    let margin = async |version| bench.logp(version, &prompt, &[4, END]).await - bench.logp(version, &prompt, &[5, END]).await;
+    assert!(margin(1).await > margin(0).await + 0.1);
+    // The reference is the model without its adapter, which is what the first step still is.
+    let steps = bench.query("select reference_kl from train_steps order by step");
+    assert!(steps[0]["reference_kl"].as_f64().unwrap().abs() < 1e-9 && steps[3]["reference_kl"].as_f64().unwrap() > 1e-6);
+    // What is no projection stays as it was.
+    let names = ["model.embed_tokens.weight", "model.norm.weight"];
+    let (zero, one) = (bench.model(0).await.parameters(), bench.model(1).await.parameters());
+    for ((name, before), (_, after)) in zero.iter().zip(&one) {
+        let kept = names.contains(&name.as_str()) || name.contains("layernorm");
+        assert_eq!(before == after, kept, "{name}");
+    }
+    // The weights of policy 1 are those of policy 0 with the adapter that lies beside them.
+    let lake = bench.lake().await;
+    let folder = lake.fetch_policy(&lake.policy(Some(1)).await.unwrap()).await.unwrap();
+    let mut model = bench.model(0).await;
+    model.load_adapter(&folder.path().join("adapter")).unwrap();
+    for ((name, one), (_, other)) in model.merged().parameters().iter().zip(&one) {
+        assert!((one - other).abs().max().double_value(&[]) < 1e-6, "{name}");
+    }
+    // The next batch goes on with that adapter, on the weights of policy 0.
+    bench.train_on_a_second_batch(&settings).await;
+    let base =
+        std::fs::read(lake.fetch_policy(&lake.policy(Some(2)).await.unwrap()).await.unwrap().path().join("adapter/base.json"));
+    assert_eq!(serde_json::from_slice::<Value>(&base.unwrap()).unwrap()["policy"], 0);
+    assert!(margin(2).await > margin(1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_critic_learns_to_tell_returns_apart() {
+    // Question 6 is worth 1, question 7 nothing.
+    let rows: Vec<Value> =
+        game().into_iter().map(|row| with(row.clone(), json!({ "return_value": f64::from(row["group_id"] == "a") }))).collect();
+    let bench = Bench::new(&rows).await;
+    let settings = ["critic.enabled=true", "critic.clip=inf", "critic.learning_rate=0.03", "learning_rate=0.001", "epochs=60"];
+    bench.trained(&settings);
+    let steps = bench.query("select vf_loss, vf_explained_variance, value_mean from train_steps order by step");
+    let number = |step: usize, name: &str| steps[step][name].as_f64().unwrap();
+    // A new head says 0 to all: half the mean square of the returns, times 0.5, is 0.125; nothing is explained.
+    assert!((number(0, "vf_loss") - 0.125).abs() < 1e-9, "{}", number(0, "vf_loss"));
+    assert_eq!((number(0, "vf_explained_variance"), number(0, "value_mean")), (0.0, 0.0));
+    assert!(number(59, "vf_loss") < 0.02 && number(59, "vf_explained_variance") > 0.8, "{:?}", steps[59]);
+    let names: Vec<String> = bench.files(1).await.into_iter().map(|(name, _)| name).collect();
+    assert!(names.contains(&"value_head.safetensors".to_owned()), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_step_it_ends_with_the_same_bytes() {
+    let settings = [&FAST[..], &["epochs=10", "minibatches=3", "checkpoint_steps=1"]].concat();
+    let calm = Bench::new(&game()).await;
+    let started = Instant::now();
+    calm.trained(&settings);
+    let undisturbed = started.elapsed();
+    let expected = calm.files(1).await;
+    let again = Bench::new(&game()).await;
+    again.trained(&settings);
+    assert_eq!(again.files(1).await, expected, "same inputs and seed, same bytes");
+
+    let killed = Bench::new(&game()).await;
+    let (mut went_on, mut ended) = (0, false);
+    for kill in 0..30u32 {
+        let log = killed.folder.path().join(format!("log-{kill}"));
+        let mut child = killed.command(&settings).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+        std::thread::sleep(undisturbed.mul_f64(0.2 + 0.15 * f64::from(kill % 5)));
+        ended = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        went_on += u32::from(std::fs::read_to_string(&log).unwrap().contains("going on after step"));
+        if ended {
+            break;
+        }
+    }
+    if !ended {
+        killed.trained(&settings);
+    }
+    assert!(went_on > 0, "no run went on from a checkpoint");
+    assert_eq!(killed.files(1).await, expected);
+    let columns = "step, loss, grad_norm, entropy, approx_kl, trie_tokens";
+    let query = format!("select {columns} from train_steps order by step");
+    assert_eq!(killed.query(&query), calm.query(&query));
+    let left = killed.lake().await.manifest("checkpoint", "b").await.unwrap().unwrap();
+    assert!(left.states.is_empty(), "checkpoints go with the run's end: {:?}", left.states.keys());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_it_goes_on_where_it_was() {
+    let settings = [&FAST[..], &["epochs=200", "minibatches=3", "checkpoint_steps=0"]].concat();
+    let bench = Bench::new(&game()).await;
+    let log = bench.folder.path().join("log");
+    let mut child = bench.command(&settings).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !std::fs::read_to_string(&log).unwrap().contains("step 1/") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let code = child.wait().unwrap().code();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("the same command goes on from there"), "{said}");
+    let shorter = bench.trained(&settings);
+    assert!(shorter.contains("going on after step"), "{shorter}");
+}

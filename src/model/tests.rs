@@ -241,3 +241,30 @@ fn saved_models_load_in_transformers_and_peft() {
     assert_eq!(said.lines().count(), MODELS.len() + 5);
     print!("{said}");
 }
+
+/// The file that `make models` fetches; the expected numbers are those of transformers, which dequantised it by itself.
+#[test]
+fn a_real_model_answers_as_in_transformers() {
+    use std::io::Write as _;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !path.exists() {
+        let _ = writeln!(std::io::stderr(), "skipped: no `{}`; `make models` fetches it", path.display());
+        return;
+    }
+    let _guard = tch::no_grad_guard();
+    let model = Model::from_gguf(&super::gguf::Gguf::open(&path).unwrap(), Device::Cpu, Kind::Float).unwrap();
+    let expected = read_all(&root.join("tests/fixtures/smollm2.safetensors")).unwrap();
+    let mut ids_n = expected["prompt"].shallow_clone();
+    let logits_nv = model.forward(&ids_n);
+    let off = furthest(&logits_nv.slice(1, None, None, 96), &expected["logits"]);
+    // The logits reach 36, where a step of f32 is 4e-6.
+    assert!(off < 1e-4, "off by {off:e}");
+    let answer: Vec<i64> = Vec::try_from(&expected["answer"]).unwrap();
+    for (place, wanted) in answer.into_iter().enumerate() {
+        let next = model.forward(&ids_n).get(-1).argmax(0, false);
+        assert_eq!(next.int64_value(&[]), wanted, "token {place} of the answer");
+        ids_n = Tensor::cat(&[ids_n, next.view([1])], 0);
+    }
+    println!("off by {off:.1e}");
+}

@@ -127,6 +127,13 @@ pub enum Command {
   fulgurite train --lake runs/lake --batch iter-0003
   fulgurite train --lake runs/lake --batch warm --set train.algorithm=sft --set train.min_outcome=1 --set train.learning_rate=1e-5")]
     Train,
+    /// A policy, or another server, behind OpenAI's APIs
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Examples:
+  fulgurite serve --lake runs/lake --version 3
+  fulgurite serve --lake runs/lake --batch 2026-11-22                    calls under /rollout/<id>/attempt/0/v1 are recorded
+  fulgurite serve --set serve.upstream=http://127.0.0.1:8000/v1 --set serve.dialect=vllm")]
+    Serve(commands::serve::ServeArgs),
     /// Ask the tables: a query, a file, a pipe or a prompt
     #[command(before_help = "Examples:
   fulgurite sql --lake runs/lake                                          a prompt
@@ -225,6 +232,17 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Values => return globals.stage(Opening::Existing, async |context| crate::values::run(context).await),
         #[cfg(feature = "torch")]
         Command::Train => return globals.stage(Opening::Existing, async |context| crate::train::run(context).await),
+        #[cfg(feature = "torch")]
+        Command::Serve(args) => {
+            let (config, progress, stop) = globals.surroundings()?;
+            runtime(&config)?.block_on(async {
+                let lake = match globals.lake.as_deref() {
+                    Some(location) => Some(Lake::open_existing(location).await?),
+                    None => None,
+                };
+                commands::serve::run(lake.as_ref(), globals.batch.as_deref(), &config, &progress, &stop, args).await
+            })?;
+        }
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,

@@ -18,6 +18,8 @@ use crate::exit::Fault;
 #[cfg(feature = "torch")]
 use crate::generate::GenerateConfig;
 use crate::ingest::IngestConfig;
+#[cfg(feature = "torch")]
+use crate::serve::ServeConfig;
 
 /// Everything that a pipeline file can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +40,8 @@ pub struct Config {
     pub train: crate::train::TrainConfig,
     #[cfg(feature = "torch")]
     pub generate: GenerateConfig,
+    #[cfg(feature = "torch")]
+    pub serve: ServeConfig,
 }
 
 impl Config {

@@ -37,6 +37,8 @@ pub mod progress;
 pub mod rollout;
 #[cfg(feature = "lake")]
 pub mod schema;
+#[cfg(feature = "torch")]
+pub mod serve;
 #[cfg(feature = "lake")]
 pub mod stage;
 #[cfg(feature = "torch")]

@@ -5,6 +5,8 @@ pub mod config;
 pub mod doctor;
 #[cfg(feature = "torch")]
 pub mod policy;
+#[cfg(feature = "torch")]
+pub mod serve;
 pub mod shell;
 pub mod sql;
 pub mod status;

@@ -16,6 +16,8 @@ mod policies;
 mod portable;
 mod rows;
 mod second_engine;
+#[cfg(feature = "torch")]
+mod serve;
 mod stages;
 mod tables;
 #[cfg(feature = "torch")]

@@ -232,7 +232,7 @@ fn rank_and_scale(settings: &Value) -> Result<(i64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::tests::{fixtures, furthest, load, off};
+    use crate::model::tests::{fixtures, furthest, gradients_off, load, off};
 
     fn adapted() -> Model {
         let mut model = load("llama_tied", Kind::Double);
@@ -251,6 +251,12 @@ mod tests {
         }
         let off_without = off(&model.without_adapter(), "llama_tied", "logits_f64");
         assert!(off_without < 1e-9, "without: off by {off_without:e}");
+    }
+
+    #[test]
+    fn gradients_of_an_adapter_are_those_of_peft() {
+        let off = gradients_off(&adapted(), "lora");
+        assert!(off < 1e-9, "off by {off:e}");
     }
 
     #[test]

@@ -51,6 +51,33 @@ fn logits_are_those_of_transformers() {
     }
 }
 
+/// The furthest, relative to its size, that a gradient's norm or its product with its parameter is from those in a fixture.
+pub(super) fn gradients_off(model: &Model, folder: &str) -> f64 {
+    let tensors = read_all(&fixtures().join(folder).join("expected.safetensors")).unwrap();
+    let trained = model.trainable();
+    for (_, parameter) in &trained {
+        let _ = parameter.set_requires_grad(true);
+    }
+    let ids_n = tensors["ids"].get(0);
+    let logits_nv = logits(model, &ids_n, &tensors["positions"].get(0));
+    logits_nv.narrow(0, 0, 16).log_softmax(-1, Kind::Double).nll_loss(&ids_n.narrow(0, 1, 16)).backward();
+    let numbers: Vec<Tensor> = trained
+        .iter()
+        .map(|(_, parameter)| Tensor::stack(&[parameter.grad().norm(), (parameter.grad() * parameter).sum(None)], 0).detach())
+        .collect();
+    let (found, expected) = (Tensor::stack(&numbers, 0), &tensors["gradients"]);
+    let norms = expected.narrow(1, 0, 1);
+    furthest(&(found / &norms), &(expected / &norms))
+}
+
+#[test]
+fn gradients_are_those_of_transformers() {
+    for name in MODELS {
+        let off = gradients_off(&load(name, Kind::Double), name);
+        assert!(off < 1e-9, "{name}: off by {off:e}");
+    }
+}
+
 #[test]
 fn decoding_with_a_cache_equals_the_full_forward() {
     let _guard = tch::no_grad_guard();

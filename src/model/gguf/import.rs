@@ -20,6 +20,9 @@ impl Gguf {
     pub fn config(&self) -> Result<ModelConfig> {
         let name = self.architecture()?;
         let architecture = Architecture::from_name(name).with_context(|| format!("in `{}`", self.path.display()))?;
+        if let Some(parts) = self.metadata.get("split.count").and_then(Value::as_i64).filter(|parts| *parts > 1) {
+            bail!(Fault::Usage(format!("`{}` is one of {parts} parts of a model; join them first", self.path.display())));
+        }
         let value = |key: &str| self.metadata.get(&format!("{name}.{key}"));
         let integer = |key: &str| value(key).and_then(Value::as_i64);
         let required =

@@ -27,11 +27,16 @@ struct Bench {
 
 impl Bench {
     async fn new(transitions: &[Value]) -> Bench {
+        Bench::of(&|folder| tiny_policy(folder), transitions).await
+    }
+
+    /// * `policy`: makes policy 0 in a folder.
+    async fn of(policy: &dyn Fn(&Path) -> PathBuf, transitions: &[Value]) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let bench = Bench { folder };
         let lake = bench.lake().await;
         let mut run = lake.begin("policy", "0000").await.unwrap();
-        run.put_policy(0, None, tiny_policy(&bench.folder.path().join("tiny")).as_path()).await.unwrap();
+        run.put_policy(0, None, &policy(&bench.folder.path().join("tiny"))).await.unwrap();
         run.commit(Lineage::new("policy", json!({})).unwrap(), BTreeMap::new()).await.unwrap();
         bench.write(transitions).await;
         bench
@@ -131,6 +136,12 @@ fn tiny_policy(folder: &Path) -> PathBuf {
         "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu",
     });
     Model::random(ModelConfig::from_json(config).unwrap(), 5, Device::Cpu, Kind::Float).unwrap().save(folder).unwrap();
+    write_text_side(folder);
+    folder.to_owned()
+}
+
+/// Tokenizer and template beside a model of `WORDS`.
+fn write_text_side(folder: &Path) {
     let vocabulary: BTreeMap<&str, usize> = WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
     let end = json!({ "id": END, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
     let tokenizer = json!({
@@ -144,7 +155,6 @@ fn tiny_policy(folder: &Path) -> PathBuf {
     write("tokenizer.json", &tokenizer);
     write("tokenizer_config.json", &json!({ "eos_token": "<end>", "chat_template": template }));
     write("generation_config.json", &json!({ "eos_token_id": END }));
-    folder.to_owned()
 }
 
 /// A transition of the test: every column that may be null is, but for what training reads.
@@ -321,6 +331,61 @@ async fn a_divergence_above_the_limit_ends_the_run_early() {
     assert!(steps[0]["most"].as_f64().unwrap() <= 0.05);
     let count = steps[0]["n"].as_i64().unwrap();
     assert!((2..50).contains(&count), "{count}");
+}
+
+/// Three updates by PPO with an entropy bonus and a divergence, against PyTorch doing the same row by row: scripts/fixtures/train.py.
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_updates_are_those_of_pytorch() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/train");
+    let expected: Value = serde_json::from_slice(&std::fs::read(fixtures.join("rows.json")).unwrap()).unwrap();
+    let rows: Vec<Value> = expected["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let ids = |name: &str| -> Vec<u32> { serde_json::from_value(row[name].clone()).unwrap() };
+            let text = |name: &str| row[name].as_str().unwrap();
+            let plain =
+                transition(text("group"), text("rollout"), row["step"].as_i64().unwrap(), &ids("prompt"), &ids("response"));
+            let names = ["temperature", "advantage", "weight", "behaviour_logprobs"];
+            with(
+                plain,
+                names.iter().map(|name| ((*name).to_owned(), row[*name].clone())).collect::<serde_json::Map<_, _>>().into(),
+            )
+        })
+        .collect();
+    let policy = |folder: &Path| {
+        std::fs::create_dir_all(folder).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixtures.join("model").join(name), folder.join(name)).unwrap();
+        }
+        write_text_side(folder);
+        folder.to_owned()
+    };
+    let after = fulgurite::model::safetensors::read_all(&fixtures.join("after.safetensors")).unwrap();
+    let settings = [
+        "epochs=3",
+        "learning_rate=0.01",
+        "clip_norm=0.5",
+        "optimiser.epsilon=0.001",
+        "optimiser.weight_decay=0.1",
+        "loss.entropy_bonus=0.01",
+        "loss.kl.coefficient=0.1",
+    ];
+    for more in [&[][..], &["micro_batch_tokens=12", "activation_checkpointing=always"]] {
+        let bench = Bench::of(&policy, &rows).await;
+        bench.trained(&[&settings[..], more].concat());
+        for (name, weight) in bench.model(1).await.parameters() {
+            let distance = (&weight - after[&name].to_kind(Kind::Double)).abs().max().double_value(&[]);
+            assert!(distance < 1e-6, "{name}: {distance}");
+        }
+        let steps = bench.query("select loss, grad_norm from train_steps order by step");
+        for (column, key) in [("loss", "losses"), ("grad_norm", "norms")] {
+            for (step, expected) in steps.iter().zip(expected[key].as_array().unwrap()) {
+                assert!((step[column].as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-5, "{column}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

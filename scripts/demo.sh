@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# The main job on the traces of sample_data/: ingest, build, a table, and why one rollout got what it got.
+# The whole loop on the tiny policy: rollouts, their traces, credit, training, over and over, and what it earns on tasks that it never saw.
+#
+# Without ITERATIONS it goes on until nine of ten answers drawn at temperature 1 are right, which takes minutes on two cores. Stopped
+# anywhere and started again, it goes on; `rm -r runs/demo` begins anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fulgurite=${FULGURITE:-target/release/fulgurite}
-lake=runs/demo
-settings=(--lake "$lake" --batch demo --pipeline pipelines/demo.toml)
+lake=${LAKE:-runs/demo}
+settings=(--lake "$lake" --pipeline pipelines/tiny.toml)
 
 show() {
     echo
@@ -13,10 +16,6 @@ show() {
     "$fulgurite" "$@"
 }
 
-show ingest sample_data/langgraph sample_data/openai_agents "${settings[@]}"
-show build "${settings[@]}"
-show status --lake "$lake"
+show policy import --from sample_data/tiny-policy --lake "$lake"
+show loop "${settings[@]}" ${ITERATIONS:+--iterations "$ITERATIONS"}
 show sql --lake "$lake" -f scripts/demo.sql
-rollout=$("$fulgurite" sql --lake "$lake" --format csv \
-    "select rollout_id from rollouts order by tool_errors desc, rollout_id limit 1" | tail -1)
-show air --explain "$rollout" "${settings[@]}"

@@ -134,6 +134,43 @@ pub enum Command {
   fulgurite serve --lake runs/lake --batch 2026-11-22                    calls under /rollout/<id>/attempt/0/v1 are recorded
   fulgurite serve --set serve.upstream=http://127.0.0.1:8000/v1 --set serve.dialect=vllm")]
     Serve(commands::serve::ServeArgs),
+    /// Tasks and a policy into fresh traces
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Examples:
+  fulgurite rollout --pipeline pipelines/calc.toml --lake runs/calc --batch iter-0003
+  fulgurite rollout --pipeline pipelines/calc.toml --lake runs/calc --batch iter-0003 --shard 0/4")]
+    Rollout {
+        /// Version of the policy; the newest where nothing is said
+        #[arg(long, value_name = "N")]
+        version: Option<u64>,
+        /// The part of the rollouts that this process runs; the last one to end commits
+        #[arg(long, value_name = "I/N")]
+        shard: Option<crate::rollout::Shard>,
+    },
+    /// What a policy earns on tasks that it was not trained on
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Example:
+  fulgurite eval --pipeline pipelines/calc.toml --lake runs/calc --version 3 --split test")]
+    Eval {
+        /// Version of the policy; the newest where nothing is said
+        #[arg(long, value_name = "N")]
+        version: Option<u64>,
+        /// Split in place of `eval.split`: train, val or test
+        #[arg(long)]
+        split: Option<String>,
+    },
+    /// Rollout, ingest, derive, air, credit, train and eval, over and over; goes on where it was stopped
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Example:
+  fulgurite loop --pipeline pipelines/calc.toml --lake runs/calc --iterations 40 --until eval.reward=0.9")]
+    Loop {
+        /// Iterations in all, in place of `loop.iterations`
+        #[arg(long, value_name = "N")]
+        iterations: Option<u64>,
+        /// Score that ends the loop, in place of `loop.until`
+        #[arg(long, value_name = "SCORE=VALUE")]
+        until: Option<String>,
+    },
     /// Ask the tables: a query, a file, a pipe or a prompt
     #[command(before_help = "Examples:
   fulgurite sql --lake runs/lake                                          a prompt
@@ -243,6 +280,29 @@ pub fn run(cli: Cli) -> Result<u8> {
                 commands::serve::run(lake.as_ref(), globals.batch.as_deref(), &config, &progress, &stop, args).await
             })?;
         }
+        #[cfg(feature = "torch")]
+        Command::Rollout { version, shard } => {
+            let options = crate::rollout::Options { version, shard };
+            return globals.stage(Opening::Existing, async |context| crate::rollout::run(context, &options).await);
+        }
+        #[cfg(feature = "torch")]
+        Command::Eval { version, split } => {
+            return globals.named("eval").stage(Opening::Existing, async |context| {
+                context.config.eval.split = split.unwrap_or(std::mem::take(&mut context.config.eval.split));
+                let (summary, scores) = crate::eval::run(context, version).await?;
+                context.progress.message(scores.to_string());
+                Ok(summary)
+            });
+        }
+        #[cfg(feature = "torch")]
+        Command::Loop { iterations, until } => {
+            return globals.named("loop").stage(Opening::Existing, async |context| {
+                let config = &mut context.config.iterate;
+                config.iterations = iterations.unwrap_or(config.iterations);
+                config.until = until.unwrap_or(std::mem::take(&mut config.until));
+                crate::iterate::run(context).await
+            });
+        }
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,
@@ -291,6 +351,12 @@ impl Globals {
     fn batch(&self) -> Result<&str, Fault> {
         let missing = "which batch? name it with `--batch ID`, such as a day (2026-11-22) or an iteration (iter-0003)";
         self.batch.as_deref().ok_or_else(|| Fault::Usage(missing.to_owned()))
+    }
+
+    /// For a command that names its batches itself.
+    #[cfg(feature = "torch")]
+    fn named(&self, batch: &str) -> Globals {
+        Globals { batch: Some(batch.to_owned()), ..self.clone() }
     }
 
     fn lake(&self) -> Result<&str, Fault> {

@@ -20,6 +20,8 @@ use crate::generate::GenerateConfig;
 use crate::ingest::IngestConfig;
 #[cfg(feature = "torch")]
 use crate::serve::ServeConfig;
+#[cfg(feature = "torch")]
+use crate::{eval::EvalConfig, iterate::LoopConfig, rollout::RolloutConfig, rollout::agent::AgentConfig};
 
 /// Everything that a pipeline file can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +44,15 @@ pub struct Config {
     pub generate: GenerateConfig,
     #[cfg(feature = "torch")]
     pub serve: ServeConfig,
+    #[cfg(feature = "torch")]
+    pub agent: AgentConfig,
+    #[cfg(feature = "torch")]
+    pub rollout: RolloutConfig,
+    #[cfg(feature = "torch")]
+    pub eval: EvalConfig,
+    #[cfg(feature = "torch")]
+    #[serde(rename = "loop")]
+    pub iterate: LoopConfig,
 }
 
 impl Config {

@@ -14,6 +14,8 @@ pub mod credit;
 pub mod derive;
 #[cfg(feature = "lake")]
 pub mod engine;
+#[cfg(feature = "torch")]
+pub mod eval;
 #[cfg(feature = "lake")]
 pub mod exit;
 #[cfg(feature = "lake")]
@@ -24,6 +26,8 @@ pub mod generate;
 pub mod grader;
 #[cfg(feature = "lake")]
 pub mod ingest;
+#[cfg(feature = "torch")]
+pub mod iterate;
 #[cfg(feature = "lake")]
 pub mod lake;
 pub mod loss;

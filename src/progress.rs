@@ -87,6 +87,11 @@ impl Progress {
 }
 
 impl Bar {
+    /// Replaces the text beside the bar.
+    pub fn tell(&self, what: String) {
+        self.bar.set_message(what);
+    }
+
     /// Counts `pieces` as done. Cheap enough for every record; may be called from any thread.
     pub fn inc(&self, pieces: u64) {
         self.bar.inc(pieces);

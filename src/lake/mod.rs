@@ -29,6 +29,7 @@ mod policy;
 mod prefix;
 mod status;
 mod store;
+mod traces;
 mod vacuum;
 mod views;
 mod writer;

@@ -184,6 +184,11 @@ impl Session {
         lock(&self.state).begun_calls
     }
 
+    /// Whether the newest call failed by the server's fault, which is then why its client did.
+    pub fn server_failed(&self) -> bool {
+        lock(&self.state).calls.last().is_some_and(|call| call.http_status >= 500)
+    }
+
     /// How long the server has worked for this rollout: an agent's clock stands still meanwhile.
     pub fn busy(&self) -> Duration {
         lock(&self.state).busy.total()

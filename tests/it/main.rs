@@ -9,11 +9,13 @@ mod credit;
 mod derive;
 mod engine;
 mod ingest;
+mod iterate;
 mod lake;
 mod lake_faults;
 mod peers;
 mod policies;
 mod portable;
+mod rollout;
 mod rows;
 mod second_engine;
 #[cfg(feature = "torch")]

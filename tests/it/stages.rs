@@ -17,12 +17,13 @@ pub fn fulgurite(subcommand: &str, lake: &str) -> Command {
     command
 }
 
-/// A stage that does its work even where it is fresh; `ingest` reads the sample data.
+/// A stage that does its work even where it is fresh; `ingest` reads the sample traces.
 pub fn rebuild(stage: &str, lake: &Path) -> Command {
     let mut command = fulgurite(stage, lake.to_str().unwrap());
     command.args(["--threads", "2", "--rebuild"]);
     if stage == "ingest" {
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data"));
+        let sample_data = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data");
+        command.args(["langgraph", "openai_agents"].map(|folder| sample_data.join(folder)));
     }
     command
 }

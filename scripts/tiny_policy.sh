@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes sample_data/tiny-policy anew: a small model with random weights, warmed up on traces of mixed quality. Minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fulgurite=${FULGURITE:-target/release/fulgurite}
+lake=${LAKE:-runs/tiny-policy}
+settings=(--lake "$lake" --batch warm --pipeline pipelines/warm_start.toml)
+
+"$fulgurite" policy new --hidden 128 --layers 3 --heads 4 --vocab 1024 --context 512 --text sample_data/calc/tasks.jsonl --lake "$lake"
+"$fulgurite" ingest sample_data/calc/warm_start.jsonl.gz "${settings[@]}"
+"$fulgurite" build "${settings[@]}"
+"$fulgurite" train "${settings[@]}"
+rm -rf sample_data/tiny-policy
+"$fulgurite" policy export --version 1 --to sample_data/tiny-policy --lake "$lake"

@@ -3,8 +3,8 @@
     python benches/train.py MODEL [--layers 6] [--threads 2] [--repeats 3] [--only NAME ...]
 
 MODEL is a Hugging Face directory; its first layers are used. Both sides compute the gradient of the same loss by every parameter for the same
-rows, each as a process of its own, on the same libtorch and threads; what counts is wall time after a first step, and the peak memory that
-the kernel accounts for. PyTorch gets rows sorted by length and padded on the right (so that SDPA needs no mask), logits for response tokens
+rows, each as a process of its own, on the same libtorch and threads; what counts is the processor time of the best of several steps (others may
+use the machine), and the peak memory that the kernel accounts for. PyTorch gets rows sorted by length and padded on the right (so that SDPA needs no mask), logits for response tokens
 only, the fastest of several micro-batch sizes with and without gradient checkpointing. Needs torch 2.13.0, transformers and a Rust toolchain.
 """
 
@@ -56,7 +56,7 @@ def truncate(model, layers, folder):
     whole.save_pretrained(folder)
 
 
-def plain_step(model_folder, rows_path, threads, checkpointing, micro_batch, repeats):
+def plain_step(model_folder, rows_path, threads, style, checkpointing, micro_batch, repeats):
     """The child process: prints one line of JSON."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -68,33 +68,43 @@ def plain_step(model_folder, rows_path, threads, checkpointing, micro_batch, rep
     if checkpointing == "always":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     rows = json.loads(Path(rows_path).read_text())
-    order = sorted(range(len(rows)), key=lambda row: -len(rows[row][0]) - len(rows[row][1]))
+    order = list(range(len(rows)))
+    if style == "sorted":
+        order.sort(key=lambda row: -len(rows[row][0]) - len(rows[row][1]))
+    else:
+        random.Random(2).shuffle(order)
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds, loss, padded = [], 0.0, 0
     for _ in range(repeats):
         model.zero_grad(set_to_none=False)
-        started, loss, padded = time.perf_counter(), 0.0, 0
+        started, loss, padded = time.process_time(), 0.0, 0
         for start in range(0, len(order), micro_batch):
             some = order[start : start + micro_batch]
-            longest = max(len(rows[row][0]) + len(rows[row][1]) for row in some) - 1
+            # Sorted rows start at 0, so that a causal mask is all they need. Otherwise prompts end and responses start at one place.
+            left = 0 if style == "sorted" else max(len(rows[row][0]) for row in some)
+            starts = [left - len(rows[row][0]) if left else 0 for row in some]
+            longest = max(start + len(rows[row][0]) + len(rows[row][1]) for start, row in zip(starts, some)) - 1
             ids = torch.zeros(len(some), longest, dtype=torch.long)
+            mask = torch.zeros(len(some), longest, dtype=torch.long)
             at_row, at_token, chosen, weight = [], [], [], []
-            for index, row in enumerate(some):
+            for index, (first, row) in enumerate(zip(starts, some)):
                 prompt, response = rows[row]
                 tokens = prompt + response[:-1]
-                ids[index, : len(tokens)] = torch.tensor(tokens)
+                ids[index, first : first + len(tokens)] = torch.tensor(tokens)
+                mask[index, first : first + len(tokens)] = 1
                 at_row += [index] * len(response)
-                at_token += range(len(prompt) - 1, len(prompt) - 1 + len(response))
+                at_token += range(first + len(prompt) - 1, first + len(prompt) - 1 + len(response))
                 chosen += response
                 weight += [(1 if row % 2 else -1) / (len(response) * len(rows))] * len(response)
-            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            attention = {} if style == "sorted" else {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+            hidden = model.model(input_ids=ids, use_cache=False, **attention).last_hidden_state
             logits = model.lm_head(hidden[at_row, at_token])
             logp = logits.log_softmax(-1).gather(1, torch.tensor(chosen).unsqueeze(-1)).squeeze(-1)
             value = (logp * torch.tensor(weight)).sum()
             value.backward()
             loss += value.item()
             padded += ids.numel()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     gradient = sum(parameter.grad.double().square().sum() for parameter in model.parameters()) ** 0.5
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "row_tokens": padded, "loss": loss, "gradient_norm": gradient.item(), "idle_mib": idle, "peak_mib": peak}))
@@ -110,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--binary", help="a built benches/train.rs; `cargo bench` builds one otherwise")
@@ -156,6 +166,6 @@ def main():
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--plain"]:
-        plain_step(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5], int(sys.argv[6]), int(sys.argv[7]))
+        plain_step(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5], sys.argv[6], int(sys.argv[7]), int(sys.argv[8]))
     else:
         main()

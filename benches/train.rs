@@ -4,7 +4,6 @@
 //! directory; ROWS.json has `[[prompt ids, response ids], ...]`.
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use fulgurite::model::Model;
@@ -30,7 +29,7 @@ fn main() -> Result<()> {
     let sequences: Vec<Sequence> =
         rows.iter().map(|(prompt, response)| Sequence { prompt, response, temperature: 1.0 }).collect();
     let model = Model::load(Path::new(model), Device::Cpu, Kind::Float)?;
-    for (_, parameter) in model.parameters() {
+    for (_, mut parameter) in model.parameters() {
         let _ = parameter.requires_grad_(true);
     }
     let idle_mib = status_mib("VmRSS:")?;
@@ -45,7 +44,7 @@ fn main() -> Result<()> {
                 let _ = grad.zero_();
             }
         }
-        let started = Instant::now();
+        let started = cpu_seconds()?;
         for batch in &batches {
             let some: Vec<Sequence> = batch.rows.iter().map(|&row| sequences[row]).collect();
             let work = accumulate(&model, &some, &options, &mut |scores| {
@@ -56,7 +55,7 @@ fn main() -> Result<()> {
             row_tokens += work.row_tokens;
             trie_tokens += work.trie_tokens;
         }
-        seconds.push(started.elapsed().as_secs_f64());
+        seconds.push(cpu_seconds()? - started);
     }
     let gradient: f64 =
         model.parameters().iter().map(|(_, parameter)| parameter.grad().square().sum(Kind::Double).double_value(&[])).sum();
@@ -75,6 +74,15 @@ fn reinforce(scores: &Scores, rows: usize) -> (f64, Gradients) {
         scores.logp.iter().enumerate().map(|(row, tokens)| vec![weight(row, tokens.len()); tokens.len()]).collect();
     let value = scores.logp.iter().flatten().zip(logp.iter().flatten()).map(|(logp, weight)| logp * weight).sum();
     (value, Gradients { logp, entropy: None, value: None })
+}
+
+/// Processor time of all threads so far, to a hundredth of a second.
+fn cpu_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The second field is a name in parentheses, which may hold anything.
+    let fields = stat.rsplit_once(") ").context("a kernel with another /proc")?.1;
+    let ticks: Vec<f64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 /// A line of `/proc/self/status` that is in kB, in MiB.

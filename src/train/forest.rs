@@ -65,7 +65,7 @@ pub enum Checkpointing {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { checkpointing: Checkpointing::Auto, activation_bytes: 2 << 30, logits_at_once: 512, value_head: None }
+        Options { checkpointing: Checkpointing::Auto, activation_bytes: 2 << 30, logits_at_once: 256, value_head: None }
     }
 }
 
@@ -109,12 +109,11 @@ pub fn score(model: &Model, sequences: &[Sequence], options: &Options) -> Result
     if trie.is_empty() {
         return Ok(nothing(sequences));
     }
-    let (x_nd, _) = Nodes::new(model, &trie).forward(Keep::Nothing);
-    let normed_pd = model.final_norm(&x_nd.index_select(0, &reads.nodes(model.device())));
-    let (logp, entropy) = reads.by_row(&head::forward(model, &reads, &normed_pd, options.logits_at_once));
-    let value = options
-        .value_head
-        .map(|head| head.values(model, &x_nd.index_select(0, &last_of_prompt(sequences, &trie, options, model.device()))));
+    let wanted = Wanted::new(&reads, &last_of_prompts(sequences, &trie, options));
+    let (x_wd, _) = Nodes::new(model, &trie, &wanted.nodes).forward(Keep::Nothing);
+    let normed_pd = model.final_norm(&x_wd.index_select(0, &wanted.places(model.device())));
+    let (logp, entropy) = reads.by_row(&head::forward(model, &reads, &normed_pd, options.logits_at_once, false));
+    let value = options.value_head.map(|head| head.values(model, &x_wd.index_select(0, &wanted.prompts(model.device()))));
     Ok(Scores { logp, entropy, value: value.as_ref().map(head::numbers).unwrap_or_default() })
 }
 
@@ -140,20 +139,18 @@ pub fn accumulate(
     work.checkpointed = match options.checkpointing {
         Checkpointing::Never => false,
         Checkpointing::Always => true,
-        Checkpointing::Auto => activation_bytes(model, trie.len()) > options.activation_bytes,
+        Checkpointing::Auto => activation_bytes(model, trie.len(), reads.nodes().count()) > options.activation_bytes,
     };
-    let nodes = Nodes::new(model, &trie);
-    let (x_nd, trace) = nodes.forward(if work.checkpointed { Keep::Inputs } else { Keep::Graphs });
+    let wanted = Wanted::new(&reads, &last_of_prompts(sequences, &trie, options));
+    let nodes = Nodes::new(model, &trie, &wanted.nodes);
+    let (x_wd, trace) = nodes.forward(if work.checkpointed { Keep::Inputs } else { Keep::Graphs });
 
-    let read_p = reads.nodes(model.device());
-    let x_pd = layers::leaf(&x_nd.index_select(0, &read_p));
+    let (place_p, prompt_b) = (wanted.places(model.device()), wanted.prompts(model.device()));
+    let x_pd = layers::leaf(&x_wd.index_select(0, &place_p));
     let normed_pd = model.final_norm(&x_pd);
-    let read = head::forward(model, &reads, &normed_pd.detach(), options.logits_at_once);
-    let last_b = last_of_prompt(sequences, &trie, options, model.device());
-    let x_bd = layers::leaf(&x_nd.index_select(0, &last_b));
+    let read = head::forward(model, &reads, &normed_pd.detach(), options.logits_at_once, !work.checkpointed);
+    let x_bd = layers::leaf(&x_wd.index_select(0, &prompt_b));
     let value_b = options.value_head.map(|head| head.values(model, &x_bd));
-    let mut grad_nd = x_nd.zeros_like();
-    drop(x_nd);
 
     let (logp, entropy) = reads.by_row(&read);
     let gradients = loss(&Scores { logp, entropy, value: value_b.as_ref().map(head::numbers).unwrap_or_default() });
@@ -162,12 +159,12 @@ pub fn accumulate(
     let entropy_r = gradients.entropy.map(|rows| reads.sum_by_read(&rows));
     let grad_pd = head::backward(model, &reads, &normed_pd.detach(), read, options.logits_at_once, &logp_r, entropy_r.as_deref());
     layers::dot(&normed_pd, &grad_pd).backward();
-    let _ = grad_nd.index_add_(0, &read_p, &x_pd.grad());
+    let mut grad_wd = x_wd.zeros_like().index_add_(0, &place_p, &x_pd.grad());
     if let (Some(value_b), Some(slope_b)) = (value_b, gradients.value) {
         layers::dot(&value_b, &Tensor::from_slice(&slope_b).to_kind(value_b.kind()).to_device(value_b.device())).backward();
-        let _ = grad_nd.index_add_(0, &last_b, &x_bd.grad());
+        grad_wd = grad_wd.index_add_(0, &prompt_b, &x_bd.grad());
     }
-    nodes.backward(trace, grad_nd);
+    nodes.backward(trace, grad_wd);
     Ok(work)
 }
 
@@ -184,12 +181,42 @@ pub fn pack(sequences: &[Sequence], budget_tokens: usize) -> Vec<MicroBatch> {
     pack::pack(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>(), budget_tokens)
 }
 
-/// Bytes of the activations of all layers, if all are kept: each projection's input and output, the norms, and the rotated queries and keys.
-fn activation_bytes(model: &Model, nodes: usize) -> u64 {
+/// Bytes of everything that is kept where nothing is computed again: each projection's input and output, the norms, the rotated queries and keys, and
+/// the logits.
+fn activation_bytes(model: &Model, nodes: usize, places: usize) -> u64 {
     let config = &model.config;
     let heads = 5 * config.heads * config.head_dim + 5 * config.kv_heads * config.head_dim;
-    let numbers = 7 * config.hidden_size + heads + 4 * config.intermediate_size;
-    nodes as u64 * model.layers.len() as u64 * numbers as u64 * model.kind().elt_size_in_bytes() as u64
+    let numbers =
+        (7 * config.hidden_size + heads + 4 * config.intermediate_size) as u64 * nodes as u64 * model.layers.len() as u64;
+    numbers * model.kind().elt_size_in_bytes() as u64 + places as u64 * config.vocab_size as u64 * 4
+}
+
+/// The nodes that anything is read from.
+struct Wanted {
+    /// Ascending, each once.
+    nodes: Vec<i64>,
+    /// `[P]`: where in `nodes` each place of the head is.
+    places: Vec<i64>,
+    /// `[B]`: where in `nodes` each prompt's last token is; empty without a value head.
+    prompts: Vec<i64>,
+}
+
+impl Wanted {
+    fn new(reads: &head::Reads, prompts: &[usize]) -> Wanted {
+        let mut nodes: Vec<i64> = reads.nodes().chain(prompts.iter().copied()).map(|node| node as i64).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let find = |node: usize| nodes.binary_search(&(node as i64)).expect("it is among the wanted") as i64;
+        Wanted { places: reads.nodes().map(find).collect(), prompts: prompts.iter().copied().map(find).collect(), nodes }
+    }
+
+    fn places(&self, device: Device) -> Tensor {
+        Tensor::from_slice(&self.places).to_device(device)
+    }
+
+    fn prompts(&self, device: Device) -> Tensor {
+        Tensor::from_slice(&self.prompts).to_device(device)
+    }
 }
 
 fn plant(model: &Model, sequences: &[Sequence], options: &Options) -> Result<(Trie, head::Reads)> {
@@ -212,12 +239,9 @@ fn row_of(sequence: &Sequence, options: &Options) -> Vec<u32> {
 }
 
 /// `[B]`: the node of each prompt's last token; empty without a value head.
-fn last_of_prompt(sequences: &[Sequence], trie: &Trie, options: &Options, device: Device) -> Tensor {
+fn last_of_prompts(sequences: &[Sequence], trie: &Trie, options: &Options) -> Vec<usize> {
     let rows = sequences.iter().enumerate().filter(|_| options.value_head.is_some());
-    let node = |(row, sequence): (usize, &Sequence)| {
-        trie.node(row, sequence.prompt.len() - 1).expect("the prompt is in the trie") as i64
-    };
-    Tensor::from_slice(&rows.map(node).collect::<Vec<_>>()).to_device(device)
+    rows.map(|(row, sequence)| trie.node(row, sequence.prompt.len() - 1).expect("the prompt is in the trie")).collect()
 }
 
 fn check(sequence: &Sequence, vocab_size: i64) -> Result<()> {

@@ -34,6 +34,8 @@ pub struct Read {
     pub entropy_p: Vec<f64>,
     /// For each chunk of places, `[P, 1]`: the logarithm of the sum of the exponentials of `z`.
     lse_p1: Vec<Tensor>,
+    /// For each chunk of places, `[P, V]`: `z`, if it was to be kept.
+    z_pv: Vec<Tensor>,
 }
 
 impl Reads {
@@ -65,10 +67,9 @@ impl Reads {
         reads
     }
 
-    /// `[P]`: the node of each place.
-    pub fn nodes(&self, device: Device) -> Tensor {
-        let nodes: Vec<i64> = self.places.iter().map(|&(node, _)| node as i64).collect();
-        Tensor::from_slice(&nodes).to_device(device)
+    /// `[P]`: the node of each place, ascending.
+    pub fn nodes(&self) -> impl Iterator<Item = usize> {
+        self.places.iter().map(|&(node, _)| node)
     }
 
     /// Log-probabilities and entropies as the rows have them: `[rows][tokens]` each.
@@ -125,18 +126,21 @@ impl Reads {
 /// Log-probabilities of all reads and entropies of all places. No gradient flows through.
 ///
 /// * `normed_pd`: `[P, D]`, the places' hidden states after the last norm.
-pub fn forward(model: &Model, reads: &Reads, normed_pd: &Tensor, places_at_once: usize) -> Read {
+/// * `keep`: keep the logits of all places for the gradient, which makes them again otherwise.
+pub fn forward(model: &Model, reads: &Reads, normed_pd: &Tensor, places_at_once: usize, keep: bool) -> Read {
     let _guard = tch::no_grad_guard();
-    let mut read = Read { logp_r: vec![], entropy_p: vec![], lse_p1: vec![] };
+    let mut read = Read { logp_r: vec![], entropy_p: vec![], lse_p1: vec![], z_pv: vec![] };
     for (places, of_places) in reads.chunks(places_at_once) {
         let z_pv = scaled_logits(model, reads, normed_pd, &places);
         let lse_p1 = z_pv.logsumexp(-1, true);
         let (place_r, token_r) = reads.indices(&places, &of_places, z_pv.device());
         let logp_r = z_pv.index(&[Some(&place_r), Some(&token_r)]) - lse_p1.squeeze_dim(-1).index_select(0, &place_r);
-        let mean_p = ((&z_pv - &lse_p1).exp_() * &z_pv).sum_dim_intlist(-1i64, false, z_pv.kind());
+        let mut p_pv = &z_pv - &lse_p1;
+        let mean_p = p_pv.exp_().g_mul_(&z_pv).sum_dim_intlist(-1i64, false, z_pv.kind());
         read.logp_r.extend(numbers(&logp_r));
         read.entropy_p.extend(numbers(&(lse_p1.squeeze_dim(-1) - mean_p)));
         read.lse_p1.push(lse_p1);
+        read.z_pv.extend(keep.then_some(z_pv));
     }
     read
 }
@@ -159,14 +163,16 @@ pub fn backward(
     let _guard = tch::no_grad_guard();
     let logp_p = reads.sum_by_place(logp_r);
     let entropy_p = entropy_r.map(|entropy_r| reads.sum_by_place(entropy_r));
+    let mut kept = read.z_pv.into_iter();
     let mut grads = vec![];
     for ((places, of_places), lse_p1) in reads.chunks(places_at_once).into_iter().zip(&read.lse_p1) {
-        let z_pv = scaled_logits(model, reads, normed_pd, &places);
+        let z_pv = kept.next().unwrap_or_else(|| scaled_logits(model, reads, normed_pd, &places));
         let (kind, device) = (z_pv.kind(), z_pv.device());
         let tensor = |values: &[f64]| Tensor::from_slice(values).to_kind(kind).to_device(device);
         let mut dz_pv = match &entropy_p {
             None => {
-                let mut p_pv = { z_pv } - lse_p1;
+                let mut p_pv = z_pv;
+                p_pv -= lse_p1;
                 let _ = p_pv.exp_();
                 p_pv *= tensor(&logp_p[places.clone()]).neg().unsqueeze(-1);
                 p_pv

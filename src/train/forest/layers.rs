@@ -1,6 +1,6 @@
-//! The layers over a trie, forward and backward, in chunks of nodes and with attention over all of them.
+//! The layers over a trie, forward and backward, in pieces of nodes and with attention over all of them.
 //!
-//! tch has no way to write a gradient of one's own, or to hand one to `backward`. So each layer is cut where attention is: a chunk's input `x`,
+//! tch has no way to write a gradient of one's own, or to hand one to `backward`. So each layer is cut where attention is: a piece's input `x`,
 //! its attention's `out` and its output `y` belong to graphs of their own, and a gradient `g` of `y` goes in as `(y * g).sum().backward()`.
 //! Between them stand plain tensors, which is why the graphs can be kept from the forward pass or made again, layer by layer, from the inputs.
 //!
@@ -19,15 +19,10 @@ const NODES_AT_ONCE: i64 = 1024;
 pub struct Nodes<'a> {
     model: &'a Model,
     ids_n: Tensor,
-    plan: Plan,
-    chunks: Vec<Chunk>,
-}
-
-/// Some nodes that lie side by side.
-struct Chunk {
-    start: i64,
-    len: i64,
     rotations: Rotations,
+    plan: Plan,
+    /// Nodes whose hidden states are wanted after the last layer. That layer computes no others: they would only be dropped.
+    wanted_w: Tensor,
 }
 
 /// What the forward pass leaves for the backward pass.
@@ -38,13 +33,18 @@ pub struct Trace {
 struct LayerTrace {
     x_nd: Tensor,
     attended: Attended,
-    graphs: Option<Vec<Graph>>,
+    graphs: Option<(Vec<Before>, Vec<After>)>,
 }
 
-/// The graphs of one chunk through one layer. The first runs from `x_nd` to queries, keys and values, the second from `x_nd` and `out_nhc` to `y_nd`.
-struct Graph {
+/// Some nodes on their way from a layer's input to queries, keys and values.
+struct Before {
     x_nd: Tensor,
     qkv: [Tensor; 3],
+}
+
+/// Some nodes on their way from a layer's input and what they attended to to its output.
+struct After {
+    x_nd: Tensor,
     out_nhc: Tensor,
     y_nd: Tensor,
 }
@@ -61,45 +61,37 @@ pub enum Keep {
 }
 
 impl<'a> Nodes<'a> {
-    pub fn new(model: &'a Model, trie: &Trie) -> Nodes<'a> {
+    /// * `wanted`: nodes, each once.
+    pub fn new(model: &'a Model, trie: &Trie, wanted: &[i64]) -> Nodes<'a> {
         let device = model.device();
-        let tensor =
-            |values: &[u32]| Tensor::from_slice(&values.iter().map(|&value| value as i64).collect::<Vec<_>>()).to_device(device);
-        let positions_n = tensor(&trie.positions);
-        let n = trie.len() as i64;
-        let rotations = model.rotations(&positions_n);
-        let chunk = |start: i64| {
-            let len = NODES_AT_ONCE.min(n - start);
-            Chunk { start, len, rotations: rotations.narrow(start, len) }
+        let tensor = |values: &[u32]| {
+            Tensor::from_slice(&values.iter().map(|&value| i64::from(value)).collect::<Vec<_>>()).to_device(device)
         };
-        let chunks = (0..n).step_by(NODES_AT_ONCE as usize).map(chunk).collect();
-        Nodes { model, ids_n: tensor(&trie.ids), plan: Plan::new(trie, device, model.kind()), chunks }
+        Nodes {
+            model,
+            ids_n: tensor(&trie.ids),
+            rotations: model.rotations(&tensor(&trie.positions)),
+            plan: Plan::new(trie, device, model.kind()),
+            wanted_w: Tensor::from_slice(wanted).to_device(device),
+        }
     }
 
-    /// Hidden states after the last layer, before the last norm, `[N, D]`, outside of any graph.
+    /// Hidden states of the wanted nodes after the last layer, before the last norm, `[W, D]`, outside of any graph.
     pub fn forward(&self, keep: Keep) -> (Tensor, Trace) {
         let _guard = tch::no_grad_guard();
         let mut x_nd = self.model.embed(&self.ids_n);
         let mut layers = vec![];
         for index in 0..self.model.layers.len() {
-            if keep == Keep::Graphs {
-                let (y_nd, layer) = tch::with_grad(|| self.layer_with_graphs(index, x_nd));
-                layers.push(layer);
-                x_nd = y_nd;
-                continue;
-            }
-            let (y_nd, attended) = self.layer(index, &x_nd);
-            if keep == Keep::Inputs {
-                layers.push(LayerTrace { x_nd, attended, graphs: None });
-            }
+            let (y_nd, layer) = self.layer(index, x_nd, keep);
+            layers.extend(layer);
             x_nd = y_nd;
         }
         (x_nd, Trace { layers })
     }
 
     /// Adds to the gradient of every parameter up to the last layer, given that of `forward`'s hidden states.
-    pub fn backward(&self, trace: Trace, grad_nd: Tensor) {
-        let mut grad_nd = grad_nd;
+    pub fn backward(&self, trace: Trace, grad_wd: Tensor) {
+        let mut grad_nd = grad_wd;
         for (index, layer) in trace.layers.into_iter().enumerate().rev() {
             grad_nd = self.layer_backward(index, layer, &grad_nd);
         }
@@ -108,80 +100,96 @@ impl<'a> Nodes<'a> {
         }
     }
 
-    fn layer(&self, index: usize, x_nd: &Tensor) -> (Tensor, Attended) {
-        let qkv: Vec<[Tensor; 3]> =
-            self.chunks.iter().map(|chunk| self.model.before_attention(index, &chunk.of(x_nd), &chunk.rotations)).collect();
-        let [q, k, v] = join(&qkv);
-        drop(qkv);
+    fn layer(&self, index: usize, x_nd: Tensor, keep: Keep) -> (Tensor, Option<LayerTrace>) {
+        let graphs = keep == Keep::Graphs;
+        let mut before = with_graph(graphs, || self.before(index, &x_nd));
+        let [q, k, v] = join(&before);
+        if !graphs {
+            before.clear();
+        }
         let attended = self.plan.forward(&q, &k, &v);
-        let y: Vec<Tensor> = self
-            .chunks
-            .iter()
-            .map(|chunk| self.model.after_attention(index, &chunk.of(x_nd), &chunk.of(&attended.out_nhc)))
-            .collect();
-        (Tensor::cat(&y, 0), attended)
+        let (after_x_nd, out_nhc) = self.onwards(index, &x_nd, &attended.out_nhc);
+        let after: Vec<After> = with_graph(graphs, || {
+            pieces(&after_x_nd)
+                .map(|(start, len)| self.after(index, &after_x_nd.narrow(0, start, len), &out_nhc.narrow(0, start, len)))
+                .collect()
+        });
+        let y_nd = Tensor::cat(&after.iter().map(|piece| piece.y_nd.detach()).collect::<Vec<_>>(), 0);
+        let layer = LayerTrace { x_nd, attended, graphs: graphs.then_some((before, after)) };
+        (y_nd, (keep != Keep::Nothing).then_some(layer))
     }
 
-    fn layer_with_graphs(&self, index: usize, x_nd: Tensor) -> (Tensor, LayerTrace) {
-        let inputs = self.before(index, &x_nd);
-        let [q, k, v] = join(&inputs.iter().map(|(_, qkv)| qkv.each_ref().map(Tensor::detach)).collect::<Vec<_>>());
-        let attended = self.plan.forward(&q, &k, &v);
-        let graphs: Vec<Graph> =
-            self.chunks.iter().zip(inputs).map(|(chunk, (x_nd, qkv))| self.after(index, chunk, x_nd, qkv, &attended)).collect();
-        let y_nd = Tensor::cat(&graphs.iter().map(|graph| graph.y_nd.detach()).collect::<Vec<_>>(), 0);
-        (y_nd, LayerTrace { x_nd, attended, graphs: Some(graphs) })
+    /// Those of a layer's nodes that go on after attention: `[N, D]`, `[N, H, C]`.
+    fn onwards(&self, index: usize, x_nd: &Tensor, out_nhc: &Tensor) -> (Tensor, Tensor) {
+        if index + 1 < self.model.layers.len() {
+            return (x_nd.shallow_clone(), out_nhc.shallow_clone());
+        }
+        (x_nd.index_select(0, &self.wanted_w), out_nhc.index_select(0, &self.wanted_w))
     }
 
-    /// For each chunk its input, as a leaf, and the queries, keys and values made of it.
-    fn before(&self, index: usize, x_nd: &Tensor) -> Vec<(Tensor, [Tensor; 3])> {
-        let one = |chunk: &Chunk| {
-            let x_nd = leaf(&chunk.of(x_nd));
-            let qkv = self.model.before_attention(index, &x_nd, &chunk.rotations);
-            (x_nd, qkv)
+    /// The gradient of what `onwards` was given, from that of what it returned.
+    fn onwards_backward(&self, index: usize, grad: Tensor) -> Tensor {
+        if index + 1 < self.model.layers.len() {
+            return grad;
+        }
+        let mut size = grad.size();
+        size[0] = self.ids_n.size()[0];
+        Tensor::zeros(size, (grad.kind(), grad.device())).index_copy_(0, &self.wanted_w, &grad)
+    }
+
+    fn before(&self, index: usize, x_nd: &Tensor) -> Vec<Before> {
+        let piece = |(start, len)| {
+            let x_nd = leaf(&x_nd.narrow(0, start, len));
+            let qkv = self.model.before_attention(index, &x_nd, &self.rotations.narrow(start, len));
+            Before { x_nd, qkv }
         };
-        self.chunks.iter().map(one).collect()
+        pieces(x_nd).map(piece).collect()
     }
 
-    fn after(&self, index: usize, chunk: &Chunk, x_nd: Tensor, qkv: [Tensor; 3], attended: &Attended) -> Graph {
-        let out_nhc = leaf(&chunk.of(&attended.out_nhc));
+    fn after(&self, index: usize, x_nd: &Tensor, out_nhc: &Tensor) -> After {
+        let (x_nd, out_nhc) = (leaf(x_nd), leaf(out_nhc));
         let y_nd = self.model.after_attention(index, &x_nd, &out_nhc);
-        Graph { x_nd, qkv, out_nhc, y_nd }
+        After { x_nd, out_nhc, y_nd }
     }
 
     /// The gradient of a layer's input, given that of its output.
     fn layer_backward(&self, index: usize, layer: LayerTrace, grad_nd: &Tensor) -> Tensor {
         let LayerTrace { x_nd, attended, graphs } = layer;
-        let mut kept = graphs.map(Vec::into_iter);
-        let mut again = if kept.is_none() { self.before(index, &x_nd) } else { vec![] }.into_iter();
-        let (mut inputs, mut out_grads) = (vec![], vec![]);
-        for chunk in &self.chunks {
-            let graph = kept.as_mut().and_then(Iterator::next).unwrap_or_else(|| {
-                let (x_nd, qkv) = again.next().expect("one for each chunk");
-                self.after(index, chunk, x_nd, qkv, &attended)
-            });
-            dot(&graph.y_nd, &chunk.of(grad_nd)).backward();
-            out_grads.push(graph.out_nhc.grad());
-            inputs.push((graph.x_nd, graph.qkv));
+        let (before, after) = graphs.map_or_else(|| (self.before(index, &x_nd), vec![]), |graphs| graphs);
+        let (after_x_nd, out_nhc) = self.onwards(index, &x_nd, &attended.out_nhc);
+        let mut kept = after.into_iter();
+        let (mut x_grads, mut out_grads) = (vec![], vec![]);
+        for (start, len) in pieces(grad_nd) {
+            let of = |x: &Tensor| x.narrow(0, start, len);
+            let piece = kept.next().unwrap_or_else(|| self.after(index, &of(&after_x_nd), &of(&out_nhc)));
+            dot(&piece.y_nd, &of(grad_nd)).backward();
+            x_grads.push(piece.x_nd.grad());
+            out_grads.push(piece.out_nhc.grad());
         }
-        let grad_nhc = Tensor::cat(&out_grads, 0);
-        drop(out_grads);
-        let [q, k, v] = join(&inputs.iter().map(|(_, qkv)| qkv.each_ref().map(Tensor::detach)).collect::<Vec<_>>());
+        let x_grad_nd = self.onwards_backward(index, Tensor::cat(&x_grads, 0));
+        let grad_nhc = self.onwards_backward(index, Tensor::cat(&out_grads, 0));
+        drop((x_grads, out_grads, after_x_nd, out_nhc));
+
+        let [q, k, v] = join(&before);
         let grads = self.plan.backward(&q, &k, &v, &attended, &grad_nhc);
-        let mut x_grads = vec![];
-        for (chunk, (x_nd, qkv)) in self.chunks.iter().zip(inputs) {
-            let [q, k, v] = [0, 1, 2].map(|part| dot(&qkv[part], &chunk.of(&grads[part])));
-            (q + k + v).backward();
-            x_grads.push(x_nd.grad());
+        let _guard = tch::no_grad_guard();
+        for (piece, (start, len)) in before.into_iter().zip(pieces(&x_nd)) {
+            let [q, k, v] = [0, 1, 2].map(|part| tch::with_grad(|| dot(&piece.qkv[part], &grads[part].narrow(0, start, len))));
+            tch::with_grad(|| q + k + v).backward();
+            let _ = x_grad_nd.narrow(0, start, len).g_add_(&piece.x_nd.grad());
         }
-        Tensor::cat(&x_grads, 0)
+        x_grad_nd
     }
 }
 
-impl Chunk {
-    /// The chunk's part of something that all nodes have.
-    fn of(&self, x: &Tensor) -> Tensor {
-        x.narrow(0, self.start, self.len)
-    }
+/// Starts and lengths of the pieces that go through a layer's projections at once.
+fn pieces(x_nd: &Tensor) -> impl Iterator<Item = (i64, i64)> + use<> {
+    let n = x_nd.size()[0];
+    (0..n).step_by(NODES_AT_ONCE as usize).map(move |start| (start, NODES_AT_ONCE.min(n - start)))
+}
+
+fn with_graph<T>(graph: bool, f: impl FnOnce() -> T) -> T {
+    if graph { tch::with_grad(f) } else { f() }
 }
 
 /// A copy of no graph, whose gradient is wanted.
@@ -194,7 +202,7 @@ pub(super) fn dot(x: &Tensor, g: &Tensor) -> Tensor {
     (x * g).sum(None::<Kind>)
 }
 
-/// The chunks' queries, keys and values as those of all nodes.
-fn join(chunks: &[[Tensor; 3]]) -> [Tensor; 3] {
-    [0, 1, 2].map(|part| Tensor::cat(&chunks.iter().map(|chunk| &chunk[part]).collect::<Vec<_>>(), 0))
+/// The pieces' queries, keys and values as those of all nodes.
+fn join(pieces: &[Before]) -> [Tensor; 3] {
+    [0, 1, 2].map(|part| Tensor::cat(&pieces.iter().map(|piece| piece.qkv[part].detach()).collect::<Vec<_>>(), 0))
 }

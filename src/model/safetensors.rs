@@ -126,8 +126,8 @@ fn sorted_names<'a>(file: &'a SafeTensors) -> Vec<&'a str> {
 
 pub(super) fn open(path: &Path) -> Result<Mmap> {
     let file = File::open(path).with_context(|| Fault::Usage(format!("`{}` cannot be read", path.display())))?;
-    // SAFETY: the file is read to its end before this returns to the caller's caller; one that is cut short meanwhile ends the process, as
-    // with every mapped file, and the lake never writes to a file that is already named.
+    // SAFETY: nobody writes into a model's file that is there: ours are made under another name and renamed. One that is cut short while it is
+    // mapped ends the process, as every mapped file does.
     unsafe { Mmap::map(&file) }.with_context(|| format!("mapping `{}`", path.display()))
 }
 

@@ -386,6 +386,9 @@ impl Globals {
                 self.batch = Some(policy::batch(0));
                 return self.stage(Opening::Make, async |context| policy::make(context, &sizes, &texts, As::next(as_next)).await);
             }
+            PolicyCommand::Generate(args) => {
+                self.on_lake(async |lake, config, _, stop| commands::policy::generate(lake, config, stop, args, self.json).await)?
+            }
             PolicyCommand::List => self.on_lake(async |lake, _, _, _| commands::policy::list(lake, self.json).await)?,
             PolicyCommand::Export { version, to } => {
                 self.on_lake(async |lake, _, progress, _| commands::policy::export(lake, version, &to, progress).await)?

@@ -5,6 +5,8 @@ pub mod gguf;
 pub mod messages;
 pub mod python;
 pub mod template;
+#[cfg(test)]
+mod tests;
 pub mod tokenizer;
 pub mod tools;
 
@@ -60,7 +62,7 @@ impl Text {
         };
         let with_tools = template.as_ref().map_or("", |template| template.source(true));
         let format = ToolFormat::of_template(with_tools);
-        let folding = template.as_ref().map_or_else(Folding::default, |template| Folding::of(template));
+        let folding = template.as_ref().map_or_else(Folding::default, Folding::of);
         let thinks = with_tools.contains("</think>");
         let end_of_turn = template.as_ref().and_then(messages::end_of_turn);
         let eos = tokenizer.special_tokens().get("eos_token").cloned();

@@ -1,5 +1,7 @@
 //! `fulgurite policy`: models into the lake, a list of them, and out of it again.
 
+mod generate;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -11,6 +13,7 @@ use crate::lake::Lake;
 use crate::policy;
 use crate::policy::new::Sizes;
 use crate::progress::Progress;
+pub use generate::{GenerateArgs, run as generate};
 
 /// What to do with policies.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -55,6 +58,10 @@ pub enum PolicyCommand {
         #[arg(long, value_name = "FOLDER")]
         to: PathBuf,
     },
+    /// Show what a policy says to a prompt
+    #[command(before_help = "Example:
+  fulgurite policy generate --version 1 --prompt \"What is 2 + 3?\" --temperature 0 --lake runs/lake")]
+    Generate(GenerateArgs),
 }
 
 /// Prints a line for each policy on stdout.

@@ -162,3 +162,59 @@ fn write_json(path: &Path, json: &Json) -> Result<()> {
 fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Text;
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf_text").join(name)
+    }
+
+    /// Ids by Hugging Face's own definitions, made by scripts/fixtures/gguf_text.py.
+    #[test]
+    fn texts_are_cut_as_their_family_cuts_them() {
+        let made: Json = serde_json::from_slice(&std::fs::read(fixture("ids.json")).unwrap()).unwrap();
+        for cut in ["smollm", "qwen2", "llama-bpe"] {
+            let folder = tempfile::tempdir().unwrap();
+            write_text_files(&Gguf::open(&fixture(&format!("{cut}.gguf"))).unwrap(), folder.path()).unwrap();
+            let text = Text::load(folder.path()).unwrap();
+            for (given, expected) in made["texts"].as_array().unwrap().iter().zip(made["ids"][cut].as_array().unwrap()) {
+                let given = given.as_str().unwrap();
+                let ids = text.encode(given);
+                assert_eq!(&json!(ids), expected, "{cut}: {given}");
+                // Qwen 2 composes letters and their accents.
+                if cut != "qwen2" {
+                    assert_eq!(text.decode(&ids), given);
+                }
+            }
+            assert_eq!(text.end_ids(), [0, 2], "the ends of a text and of a turn");
+            assert_eq!(text.tokenizer().special_tokens()["bos_token"], "<|im_start|>");
+            assert!(text.tokenizer().id("[PAD]").is_none(), "what fills the vocabulary up is no token");
+            match text.template() {
+                Some(_) => {
+                    assert_eq!(text.render(&[json!({"role": "user", "content": "x"})], &[], false).unwrap(), "x<|im_end|>")
+                }
+                None => assert_eq!(cut, "llama-bpe"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |from: &str, to: &str, expected: &str| {
+            // The same length, so that nothing else in the file moves.
+            assert_eq!(from.len(), to.len());
+            let mut bytes = std::fs::read(fixture("smollm.gguf")).unwrap();
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+            let path = folder.path().join("other.gguf");
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(write_text_files(&Gguf::open(&path).unwrap(), folder.path()).unwrap_err().to_string(), expected);
+        };
+        check("gpt2", "bert", "tokenizer model `bert` is not supported; byte-level BPE (`gpt2`) is");
+        check("smollm", "falcon", "pre-tokenizer `falcon` is not supported; `smollm`, `qwen2` and `llama-bpe` are");
+    }
+}

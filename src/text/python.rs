@@ -52,7 +52,7 @@ fn repr(value: &Value) -> String {
             let pair = |key: &Value| format!("{}: {}", repr(key), repr(&value.get_item(key).unwrap_or_default()));
             format!("{{{}}}", items(value).iter().map(pair).collect::<Vec<_>>().join(", "))
         }
-        ValueKind::Bytes | ValueKind::Plain | ValueKind::Invalid | _ => value.to_string(),
+        _ => value.to_string(),
     }
 }
 

@@ -23,4 +23,6 @@ mod serve;
 mod stages;
 mod tables;
 #[cfg(feature = "torch")]
+mod text;
+#[cfg(feature = "torch")]
 mod train;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::forward::{Forward, token_bytes};
 use super::schedule::Scheduler;
-use super::worker::{Command, Worker};
+use super::worker::{Command, TILE_ROWS, Worker};
 use super::{Event, Events, Finish, GenerateConfig, Refusal, Request, Stats};
 use crate::exit::Fault;
 use crate::model::Model;
@@ -48,7 +48,7 @@ impl Engine {
         let most = (config.max_batch * 2 * context.div_ceil(config.block_tokens)) as u64;
         let blocks = blocks.min(most) as usize;
         let vocabulary = model.config.vocab_size as usize;
-        let forward = tch::no_grad(|| Forward::new(model, blocks * config.block_tokens))
+        let forward = tch::no_grad(|| Forward::new(model, (blocks * config.block_tokens).max(TILE_ROWS)))
             .with_context(|| format!("the KV cache of {} MiB cannot be allocated", config.kv_mib))?;
         let scheduler = Scheduler::new(&config, blocks, context);
         let stats = Arc::new(Mutex::new(scheduler.stats()));

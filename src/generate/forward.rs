@@ -24,7 +24,8 @@ pub struct Forward {
     cache: Vec<Tensor>,
 }
 
-/// Matrices are transposed views, `[I, O]`, as products take them.
+/// Matrices are `[I, O]`, as products take them: laid out so where there are many outputs, which is faster for few rows, else views of
+/// `[O, I]`.
 struct FusedLayer {
     /// Outputs: queries `[R, G, C]`, keys `[G, C]`, values `[G, C]`.
     qkv_io: Tensor,
@@ -53,8 +54,9 @@ impl Forward {
         let frequencies_c = config.rope.frequencies(config.head_dim, model.device());
         let head_dv = model.head_vd.as_ref().unwrap_or(&model.embedding_vd).tr();
         let layers = model.layers.into_iter().map(|layer| FusedLayer::new(&config, layer)).collect();
+        // Not filled: memory that is never used is never taken, and nothing reads a slot before it is written.
         let size = [2 * config.kv_heads, slots as i64, config.head_dim];
-        let cache = (0..config.layers).map(|_| Tensor::f_zeros(size, options)).collect::<Result<_, _>>()?;
+        let cache = (0..config.layers).map(|_| Tensor::f_empty(size, options)).collect::<Result<_, _>>()?;
         Ok(Forward { embedding_vd: model.embedding_vd, norm_d: model.norm_d, config, layers, head_dv, frequencies_c, cache })
     }
 
@@ -187,12 +189,12 @@ impl FusedLayer {
         let output_oi = merged(&layer.output).view([width, groups, repeats, channels]).transpose(1, 2).reshape([width, -1]);
         let gate_up_oi = Tensor::cat(&[norm_in(&layer.gate, &layer.mlp_norm_d), norm_in(&layer.up, &layer.mlp_norm_d)], 0);
         FusedLayer {
-            qkv_io: qkv_oi.tr(),
+            qkv_io: qkv_oi.tr().contiguous(),
             qkv_bias_o,
             qk_norm,
             output_io: output_oi.tr(),
             output_bias_o: layer.output.bias_o.as_ref().map(Tensor::shallow_clone),
-            gate_up_io: gate_up_oi.tr(),
+            gate_up_io: gate_up_oi.tr().contiguous(),
             down_io: merged(&layer.down).tr(),
         }
     }

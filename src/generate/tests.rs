@@ -125,47 +125,73 @@ fn recorded_logprobs_are_those_of_a_full_forward() {
 }
 
 #[test]
+fn adapters_count() {
+    let mut adapted = [load("llama_tied"), load("llama_tied")];
+    for model in &mut adapted {
+        model.load_adapter(&Path::new(FOLDER).join("models/lora")).expect("the adapter loads");
+    }
+    let [model, to_serve] = adapted;
+    let engine = Engine::start(to_serve, GenerateConfig { kv_mib: 1, ..GenerateConfig::default() }).expect("starts");
+    let request = request(vec![4, 9, 2], 0, Sampling { max_tokens: 40, ..Sampling::default() });
+    let completion = complete(&engine, vec![request.clone()]).expect("completes").remove(0);
+    let expected = full_forward(&model, &request.prompt, &completion.ids, 1.0);
+    let base = full_forward(&model.without_adapter(), &request.prompt, &completion.ids, 1.0);
+    let furthest = |other: &[f64]| {
+        let differences = completion.behaviour_logprobs.iter().zip(other).map(|(ours, theirs)| (f64::from(*ours) - theirs).abs());
+        differences.fold(0.0, f64::max)
+    };
+    assert!(furthest(&expected) < 1e-4 && furthest(&base) > 1e-2, "{} and {}", furthest(&expected), furthest(&base));
+}
+
+#[test]
+fn half_precision_stays_near() {
+    let model = Model::load(&Path::new(FOLDER).join("models/qwen3"), Device::Cpu, Kind::BFloat16).expect("loads");
+    let engine = Engine::start(model, GenerateConfig { kv_mib: 1, ..GenerateConfig::default() }).expect("starts");
+    let request = request((0..30).collect(), 0, Sampling { max_tokens: 20, ..Sampling::default() });
+    let completion = complete(&engine, vec![request.clone()]).expect("completes").remove(0);
+    let expected = full_forward(&load("qwen3"), &request.prompt, &completion.ids, 1.0);
+    for (ours, theirs) in completion.behaviour_logprobs.iter().zip(expected) {
+        // Eight bits of mantissa, and logits of a few units.
+        assert!((f64::from(*ours) - theirs).abs() < 0.15, "{ours} is not {theirs}");
+    }
+}
+
+#[test]
 fn deterministic_is_the_same_bytes_in_any_company() {
-    for name in ["llama_tied", "qwen3"] {
-        let run = |max_batch: usize, prefix_reuse: bool, prefill_chunk: usize, kv_blocks: usize| {
-            tch::set_num_threads(1);
-            let config = GenerateConfig {
-                deterministic: true,
-                max_batch,
-                prefix_reuse,
-                prefill_chunk,
-                block_tokens: 4,
-                kv_mib: 1,
-                max_context: kv_blocks * 4,
-                ..GenerateConfig::default()
-            };
-            let engine = Engine::start(load(name), config).expect("starts");
-            let first = complete(&engine, mixed_requests()).expect("completes");
-            // The next turn of each: what was sampled is part of the prompt now, out of the cache or computed anew.
-            let turns: Vec<Request> = mixed_requests()
-                .into_iter()
-                .zip(&first)
-                .map(|(mut request, completion)| {
-                    request.prompt.extend(&completion.ids);
-                    request.prompt.extend([1, 2, 3]);
-                    request
-                })
-                .collect();
-            let mut all = first;
-            all.extend(complete(&engine, turns).expect("completes"));
-            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
-            let outcome: Vec<_> =
-                all.iter().map(|one| (one.ids.clone(), bits(&one.behaviour_logprobs), bits(&one.sampled_logprobs))).collect();
-            (outcome, engine.stats().cached_tokens)
+    // Of each kind of request some, short: this runs them all six times.
+    let requests: Vec<Request> = mixed_requests()
+        .into_iter()
+        .filter(|request| request.prompt.len() < 50)
+        .skip(3)
+        .map(|mut request| {
+            request.sampling.max_tokens = 4 + request.sampling.max_tokens / 4;
+            request
+        })
+        .collect();
+    let run = |name: &str, max_batch: usize, prefix_reuse: bool, prefill_chunk: usize| {
+        let config = GenerateConfig { deterministic: true, max_batch, prefix_reuse, prefill_chunk, ..GenerateConfig::default() };
+        let engine = engine(name, config);
+        let mut all = complete(&engine, requests.clone()).expect("completes");
+        // The next turn of each: what was sampled is part of the prompt now, out of the cache or computed anew.
+        let next_turn = |(request, completion): (&Request, &Completion)| {
+            let mut request = request.clone();
+            request.prompt.extend(completion.ids.iter().chain(&[1, 2, 3]));
+            request
         };
-        let (alone, cached) = run(1, false, 64, 64);
-        assert_eq!(cached, 0);
-        for (max_batch, prefix_reuse, prefill_chunk) in
-            [(1, true, 64), (3, true, 5), (3, false, 64), (16, true, 64), (16, false, 19)]
-        {
-            let (other, cached) = run(max_batch, prefix_reuse, prefill_chunk, 64);
+        let turns = requests.iter().zip(&all).map(next_turn).collect();
+        all.extend(complete(&engine, turns).expect("completes"));
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+        let bytes = |one: &Completion| (one.ids.clone(), bits(&one.behaviour_logprobs), bits(&one.sampled_logprobs));
+        assert_eq!(engine.stats().cached_tokens > 0, prefix_reuse);
+        all.iter().map(bytes).collect::<Vec<_>>()
+    };
+    for (name, others) in
+        [("llama_tied", [(1, true, 64), (3, true, 5), (16, false, 19)].as_slice()), ("qwen3", [(16, true, 64)].as_slice())]
+    {
+        let alone = run(name, 1, false, 64);
+        for (max_batch, prefix_reuse, prefill_chunk) in others.iter().copied() {
+            let other = run(name, max_batch, prefix_reuse, prefill_chunk);
             assert!(other == alone, "{name} at {max_batch}, reuse {prefix_reuse}, chunks of {prefill_chunk}");
-            assert_eq!(cached > 0, prefix_reuse);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::schedule::{Part, Scheduler, Step};
 use super::{Event, GenerateConfig, Request, Stats};
 
 /// Rows of every product of matrices in a deterministic step.
-const TILE_ROWS: usize = 16;
+pub const TILE_ROWS: usize = 16;
 
 /// Tokens whose logits are compared in every place of a tile, before a tile is trusted.
 const TRIED_IDS: i64 = 4;

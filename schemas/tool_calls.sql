@@ -7,7 +7,7 @@ create table tool_calls (
     call_id_source text,                -- how the asker was found: id, order or message
     step bigint,                        -- step of that LLM call
     agent text,                         -- role that asked
-    name text,                          -- tool
+    name text,                          -- tool; `malformed tool call` where the model wrote something that could not be read as a call
     tool_call_id text,                  -- the response's id of the call
     arguments text,                     -- as recorded, JSON or text
     arguments_valid boolean,            -- arguments parse as a JSON object

@@ -24,6 +24,7 @@ mod local;
 mod metrics;
 mod openai;
 mod outcome;
+mod publish;
 mod receiver;
 mod record;
 mod rollout;
@@ -48,8 +49,9 @@ use crate::exit::Fault;
 use crate::generate::Engine;
 use crate::text::Text;
 
-pub use config::{Dialect, ServeConfig};
+pub use config::{Dialect, ServeConfig, Update};
 pub use outcome::{Outcome, Reward, Status};
+pub use publish::publish;
 pub use rollout::Rollout;
 pub use session::{Session, Sessions, trace_path};
 
@@ -58,7 +60,8 @@ use app::{App, Backend};
 /// How long calls under way may go on after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Who answers.
+/// Who answers. Made once for each server, so that its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Policy {
     /// The policy itself.
     Local { engine: Engine, text: Text, version: Option<i64> },

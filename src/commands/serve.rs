@@ -12,7 +12,7 @@ use crate::generate::Engine;
 use crate::lake::Lake;
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::serve::{Options, Outcome, Policy, Server};
+use crate::serve::{Options, Outcome, Policy, Server, Update, publish};
 use crate::stage::Stop;
 use crate::text::Text;
 
@@ -46,9 +46,17 @@ pub async fn run(
         (Some(_), None) => return Err(Fault::Usage("`--batch` records into a lake; name it with `--lake URL`".to_owned()).into()),
         (None, _) => None,
     };
+    let mut settings = config.serve.clone();
     let version = args.version.and_then(|version| i64::try_from(version).ok());
     let policy = match (config.serve.upstream.is_empty(), lake) {
-        (false, _) => Policy::Upstream { version },
+        (false, lake) => {
+            if let (Some(lake), true) = (lake, config.serve.upstream_update != Update::None) {
+                let entry = lake.policy(args.version).await?;
+                let folder = lake.fetch_policy(&entry).await?;
+                settings = publish(&settings, entry.version, folder.path()).await?;
+            }
+            Policy::Upstream { version }
+        }
         (true, Some(lake)) => local(lake, args.version, config).await?,
         (true, None) => {
             let message = "which policy? name the lake with `--lake URL`, or another server with `--set serve.upstream=URL`";
@@ -58,7 +66,7 @@ pub async fn run(
     let key = args.key.or_else(|| std::env::var("FULGURITE_KEY").ok()).filter(|key| !key.is_empty());
     let key = key.unwrap_or_else(|| format!("fg-{}", uuid::Uuid::new_v4().simple()));
     let options = Options { port: args.port, key: Some(key.clone()), open: recorded.is_some() };
-    let server = Server::start(&config.serve, options, policy).await?;
+    let server = Server::start(&settings, options, policy).await?;
     progress.message(told(&server, &key, &config.serve.model, recorded.map(|(_, batch)| batch)));
     while stop.check().is_ok() {
         tokio::time::sleep(LOOK).await;

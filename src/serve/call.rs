@@ -100,7 +100,7 @@ impl Call {
         metrics.under_way.fetch_sub(1, Ordering::Relaxed);
         Metrics::add(&metrics.prompt_tokens, record.input_tokens.unwrap_or(0));
         Metrics::add(&metrics.sampled_tokens, record.output_tokens.unwrap_or(0));
-        Metrics::add(&metrics.malformed_tool_calls, record.choices.iter().map(|choice| choice.malformed).sum());
+        Metrics::add(&metrics.malformed_tool_calls, record.choices.iter().map(|choice| choice.malformed.len()).sum());
         if let Some(session) = &self.session {
             session.end_call(record);
         }

@@ -24,9 +24,21 @@ pub struct ServeConfig {
     pub dialect: Dialect,
     /// Name of the environment variable that holds its key; empty where it needs none.
     pub upstream_key_env: String,
-    /// Model to ask it for, whatever the request names; empty for what the request names. With vLLM the name of a LoRA adapter, new for
-    /// each version of the policy.
+    /// Model to ask it for, whatever the request names; empty for what the request names.
     pub upstream_model: String,
+    /// How that server gets a new version of the policy: not by us, as a LoRA adapter under a new name (vLLM), or as weights from the disk
+    /// (SGLang).
+    pub upstream_update: Update,
+}
+
+/// How another server gets a new version of the policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Update {
+    #[default]
+    None,
+    Adapter,
+    Weights,
 }
 
 /// A kind of server.
@@ -53,6 +65,7 @@ impl Default for ServeConfig {
             dialect: Dialect::Openai,
             upstream_key_env: String::new(),
             upstream_model: String::new(),
+            upstream_update: Update::None,
         }
     }
 }

@@ -18,6 +18,13 @@ pub struct Gathered {
     response: Option<Value>,
 }
 
+/// Whether an answer came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Yes,
+    No,
+}
+
 #[derive(Debug, Default)]
 struct Heard {
     content: Option<String>,
@@ -66,26 +73,17 @@ impl Gathered {
         }
     }
 
-    /// Fills the record of an answer that came whole.
-    ///
-    /// * `body`: the request, which says whether log-probabilities of the sampler are also those of the policy.
-    pub fn record(self, record: &mut CallRecord, _body: &Value) {
-        self.record_whole(record);
-    }
-
-    /// As [`Gathered::record`], for a stream that came to its end.
+    /// Fills the record of an answer that came to its end.
     pub fn record_whole(self, record: &mut CallRecord) {
-        let ended = true;
-        self.fill(record, ended);
+        self.fill(record, Ended::Yes);
     }
 
     /// Fills the record of an answer that was cut off.
-    pub fn record_part(&mut self, record: &mut CallRecord) {
-        let ended = false;
-        std::mem::take(self).fill(record, ended);
+    pub fn record_part(self, record: &mut CallRecord) {
+        self.fill(record, Ended::No);
     }
 
-    fn fill(self, record: &mut CallRecord, ended: bool) {
+    fn fill(self, record: &mut CallRecord, ended: Ended) {
         if let Some(response) = self.response {
             return fill_response(&response, record);
         }
@@ -157,15 +155,14 @@ impl Heard {
     }
 
     /// * `plain`: nothing changes the distribution, so that the sampler's log-probabilities are the policy's as well.
-    /// * `ended`: the answer came to its end.
-    fn choice(self, plain: bool, ended: bool) -> ChoiceRecord {
+    fn choice(self, plain: bool, ended: Ended) -> ChoiceRecord {
         let ids = Some(self.ids).filter(|ids| !ids.is_empty());
         let fitting = Some(self.logprobs).filter(|logprobs| ids.as_ref().is_some_and(|ids| ids.len() == logprobs.len()));
         ChoiceRecord {
             content: self.content.filter(|content| !content.is_empty() || self.calls.is_empty()),
             tool_calls: self.calls,
-            malformed: 0,
-            finish_reason: self.finish_reason.or_else(|| ended.then(|| "stop".to_owned())),
+            malformed: Vec::new(),
+            finish_reason: self.finish_reason.or_else(|| (ended == Ended::Yes).then(|| "stop".to_owned())),
             behaviour: fitting.clone().filter(|_| plain),
             sampled: fitting,
             ids,
@@ -243,4 +240,95 @@ fn id(value: &Value) -> Option<u32> {
 
 fn number(value: &Value) -> Option<f32> {
     value.as_f64().map(|number| number as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(dialect: Dialect, parameters: Value, chunks: &[Value]) -> CallRecord {
+        let parameters =
+            parameters.as_object().unwrap().iter().map(|(key, value)| (format!("gen_ai.request.{key}"), value.clone()));
+        let mut record = CallRecord { parameters: parameters.collect(), ..CallRecord::default() };
+        let mut gathered = Gathered::new(dialect);
+        chunks.iter().for_each(|chunk| gathered.add(chunk));
+        gathered.record_whole(&mut record);
+        record
+    }
+
+    fn tokens(record: &CallRecord) -> (Option<&[u32]>, Option<&[u32]>, Option<&[f32]>, Option<&[f32]>) {
+        let choice = &record.choices[0];
+        (record.prompt_ids.as_deref(), choice.ids.as_deref(), choice.behaviour.as_deref(), choice.sampled.as_deref())
+    }
+
+    #[test]
+    fn token_ids_stand_where_each_server_puts_them() {
+        let entry = |logprob: f64| json!({ "token": "t", "logprob": logprob, "top_logprobs": [] });
+        let content = json!({ "content": [entry(-0.5), entry(-0.25)] });
+        let message = json!({ "role": "assistant", "content": "hi" });
+        let vllm = json!({ "id": "c", "prompt_token_ids": [1, 2],
+            "choices": [{ "index": 0, "message": message, "finish_reason": "stop", "token_ids": [3, 4], "logprobs": content }] });
+        let sglang = json!({ "id": "c",
+            "choices": [{ "index": 0, "message": message, "finish_reason": "stop", "prompt_token_ids": [1, 2], "token_ids": [3, 4], "logprobs": content }] });
+        let older = json!({ "id": "c", "choices": [{ "index": 0, "message": message, "finish_reason": "stop", "prompt_token_ids": [1, 2],
+            "meta_info": { "output_token_logprobs": [[-0.5, 3, null], [-0.25, 4, null]] } }] });
+        for (dialect, answer) in [(Dialect::Vllm, vllm), (Dialect::Sglang, sglang), (Dialect::Sglang, older)] {
+            let record = record(dialect, json!({}), &[answer]);
+            let logprobs = Some(&[-0.5, -0.25][..]);
+            assert_eq!(tokens(&record), (Some(&[1, 2][..]), Some(&[3, 4][..]), logprobs, logprobs), "{dialect:?}");
+            assert_eq!(record.choices[0].content.as_deref(), Some("hi"));
+        }
+        let entry = |id: u32, logprob: f64| json!({ "id": id, "token": "t", "logprob": logprob, "top_logprobs": [] });
+        let llama = json!({ "id": "c", "choices": [{ "index": 0, "message": message, "finish_reason": "stop",
+            "logprobs": { "content": [entry(3, -0.5), entry(4, -0.25)] } }] });
+        let found = record(Dialect::LlamaCpp, json!({}), &[llama]);
+        assert_eq!(tokens(&found), (None, Some(&[3, 4][..]), Some(&[-0.5, -0.25][..]), Some(&[-0.5, -0.25][..])));
+    }
+
+    #[test]
+    fn what_a_changed_distribution_sampled_is_not_the_policys() {
+        let answer = json!({ "choices": [{ "index": 0, "text": "x", "finish_reason": "length", "prompt_token_ids": [1], "token_ids": [3],
+            "logprobs": { "tokens": ["x"], "token_logprobs": [-0.5] } }], "usage": { "prompt_tokens": 1, "completion_tokens": 1 } });
+        let record = record(Dialect::Vllm, json!({ "top_p": 0.5 }), &[answer]);
+        assert_eq!(tokens(&record), (Some(&[1][..]), Some(&[3][..]), None, Some(&[-0.5][..])));
+        assert_eq!((record.input_tokens, record.output_tokens), (Some(1), Some(1)));
+    }
+
+    #[test]
+    fn chunks_come_together() {
+        let chunk = |choice: Value| json!({ "id": "c", "object": "chat.completion.chunk", "choices": [choice] });
+        let call = |index: usize, id: Option<&str>, name: Option<&str>, arguments: &str| json!({ "index": 0, "delta": { "tool_calls": [{ "index": index, "id": id, "function": { "name": name, "arguments": arguments } }] } });
+        let chunks = [
+            chunk(call(0, Some("a"), Some("f"), "")),
+            chunk(call(0, None, None, "{\"x\":")),
+            chunk(call(0, None, None, "1}")),
+            chunk(call(1, Some("b"), Some("g"), "{}")),
+            chunk(json!({ "index": 0, "delta": {}, "finish_reason": "tool_calls" })),
+            json!({ "id": "c", "choices": [], "usage": { "prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": { "cached_tokens": 4 } } }),
+        ];
+        let record = record(Dialect::Openai, json!({}), &chunks);
+        let calls: Vec<_> = record.choices[0]
+            .tool_calls
+            .iter()
+            .map(|call| (call.id.as_str(), call.name.as_str(), call.arguments.as_str()))
+            .collect();
+        assert_eq!(calls, [("a", "f", "{\"x\":1}"), ("b", "g", "{}")]);
+        assert_eq!(
+            (record.choices[0].content.as_deref(), record.choices[0].finish_reason.as_deref()),
+            (None, Some("tool_calls"))
+        );
+        assert_eq!((record.input_tokens, record.output_tokens, record.cached_tokens), (Some(7), Some(5), Some(4)));
+    }
+
+    #[test]
+    fn responses_whole_or_as_their_last_event() {
+        let response = json!({ "id": "resp_1", "object": "response", "status": "completed", "model": "m", "usage": { "input_tokens": 3, "output_tokens": 2 },
+            "output": [{ "type": "message", "content": [{ "type": "output_text", "text": "hi" }] },
+                       { "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}" }] });
+        for chunk in [response.clone(), json!({ "type": "response.completed", "response": response })] {
+            let record = record(Dialect::Openai, json!({}), &[chunk]);
+            assert_eq!((record.response_id.as_str(), record.input_tokens), ("resp_1", Some(3)));
+            assert_eq!((record.choices[0].content.as_deref(), record.choices[0].tool_calls[0].id.as_str()), (Some("hi"), "c"));
+        }
+    }
 }

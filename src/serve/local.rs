@@ -74,6 +74,8 @@ impl Local {
         call.record.input_tokens = Some(prompt.ids.len());
         call.record.prompt_ids = Some(prompt.ids.clone());
         call.record.provider = "fulgurite".to_owned();
+        // The trainer divides by what was sampled at, also where the client left it to us.
+        call.record.parameters.insert("gen_ai.request.temperature".to_owned(), serde_json::json!(wish.temperature));
         call.record.choices = vec![ChoiceRecord::default(); wish.n];
 
         let key = key(call, &wish, &prompt.ids);

@@ -84,3 +84,42 @@ fn unpack(body: &[u8], limit_bytes: usize) -> Result<Vec<u8>, ApiError> {
     }
     Ok(unpacked)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn rollout() -> Rollout {
+        Rollout { id: "r".to_owned(), split: "train".to_owned(), ..Rollout::default() }
+    }
+
+    #[test]
+    fn a_line_for_each_resource_with_whose_it_is() {
+        let body = json!({ "resourceSpans": [{ "resource": { "attributes": [] }, "scopeSpans": [] }, { "scopeSpans": [] }] })
+            .to_string();
+        let lines = lines(Signal::Traces, body.as_bytes(), true, false, 1000, &rollout()).unwrap();
+        assert_eq!(lines.len(), 2);
+        for line in lines {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            let attributes = line["resourceSpans"][0]["resource"]["attributes"].as_array().unwrap();
+            assert!(attributes.contains(&json!({ "key": "fulgurite.rollout_id", "value": { "stringValue": "r" } })), "{line}");
+        }
+        assert_eq!(super::lines(Signal::Logs, b"{}", true, false, 1000, &rollout()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_no_otlp_or_too_large_is_refused() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(&[b' '; 2000]).unwrap();
+        let bomb = gzip.finish().unwrap();
+        let refused = |body: &[u8], is_json, is_gzip| {
+            lines(Signal::Traces, body, is_json, is_gzip, 1000, &rollout()).unwrap_err().status.as_u16()
+        };
+        assert_eq!(refused(&bomb, true, true), 413);
+        assert_eq!(refused(b"no gzip", true, true), 400);
+        assert_eq!(refused(b"{\"spans\": []}", true, false), 400);
+        assert_eq!(refused(b"\xff\xff", false, false), 400);
+    }
+}

@@ -47,7 +47,8 @@ pub struct CallRecord {
 pub struct ChoiceRecord {
     pub content: Option<String>,
     pub tool_calls: Vec<ToolCall>,
-    pub malformed: usize,
+    /// Texts that began like a tool call and could not be read as one.
+    pub malformed: Vec<String>,
     pub finish_reason: Option<String>,
     /// Sampled ids, the one that ended the turn included; `None` where the server behind gives none.
     pub ids: Option<Vec<u32>>,
@@ -143,9 +144,9 @@ pub fn call_span(trace_id: &str, record: &CallRecord, abandoned: bool) -> Value 
     if let Some(prefix) = record.prefix {
         attributes.put(call::PREFIX_REUSE, json!(prefix));
     }
-    let malformed: usize = record.choices.iter().map(|choice| choice.malformed).sum();
-    if malformed > 0 {
-        attributes.put(call::MALFORMED_TOOL_CALLS, json!(malformed));
+    if record.choices.iter().any(|choice| !choice.malformed.is_empty()) {
+        let malformed: Vec<&Vec<String>> = record.choices.iter().map(|choice| &choice.malformed).collect();
+        attributes.put(call::MALFORMED_TOOL_CALLS, json!(json!(malformed).to_string()));
     }
     if record.cancelled {
         attributes.put(call::CANCELLED, json!(true));

@@ -36,7 +36,7 @@ pub struct Ending {
     pub rest: String,
     pub calls: Vec<ToolCall>,
     /// Texts that began like a tool call and could not be read as one.
-    pub malformed: usize,
+    pub malformed: Vec<String>,
 }
 
 impl Speaker {
@@ -96,7 +96,7 @@ impl Speaker {
         let text = if thought.is_empty() { text } else { format!("{thought}\n\n{text}") };
         let rest = text.trim_start().strip_prefix(self.said[..self.shown].trim()).unwrap_or_default().to_owned();
         let content = Some(text).filter(|text| !text.is_empty() || calls.is_empty());
-        Ending { content, rest, calls, malformed: parsed.malformed.len() }
+        Ending { content, rest, calls, malformed: parsed.malformed }
     }
 
     /// Appends the text of the ids that came, once their characters are whole. A token's text may depend on the one before it (a leading
@@ -159,4 +159,100 @@ fn floor(text: &str, mut at: usize) -> usize {
         at -= 1;
     }
     at
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// A tokenizer of bytes alone: ASCII that can be seen has its own ids, `<|end|>` is 256.
+    fn bytes() -> Arc<Text> {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+        let mut others = 256..;
+        let vocabulary: Map<String, serde_json::Value> = (0..=255u8)
+            .map(|byte| {
+                let visible = if plain(&byte) { char::from(byte) } else { char::from_u32(others.next().unwrap()).unwrap() };
+                (visible.to_string(), json!(byte))
+            })
+            .collect();
+        let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+        let end = json!({ "id": 256, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+        let tokenizer = json!({ "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
+            "pre_tokenizer": level, "post_processor": null, "decoder": level,
+            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocabulary, "merges": [] } });
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let config =
+            json!({ "eos_token": "<|end|>", "chat_template": "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}" });
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        std::fs::write(folder.path().join("config.json"), json!({ "eos_token_id": 256 }).to_string()).unwrap();
+        Arc::new(Text::load(folder.path()).unwrap())
+    }
+
+    /// Says a text byte by byte. Returns what was shown at once, piece by piece, and the ending.
+    fn say(text: &str, stops: &[&str], tools: bool, parallel: bool) -> (Vec<String>, Ending) {
+        let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+        let mut speaker = Speaker::new(&bytes(), &stops, tools, parallel);
+        let mut shown = Vec::new();
+        for id in text.bytes().map(u32::from).chain([256]) {
+            let (piece, stopped) = speaker.push(id);
+            shown.push(piece);
+            if stopped {
+                break;
+            }
+        }
+        shown.retain(|piece| !piece.is_empty());
+        (shown, speaker.end(|index| format!("id{index}")))
+    }
+
+    #[test]
+    fn characters_are_shown_whole_and_the_end_is_no_text() {
+        let (shown, ending) = say("a\u{e4}\u{1f600}", &[], false, true);
+        assert_eq!(shown, ["a", "\u{e4}", "\u{1f600}"]);
+        assert_eq!((ending.content.as_deref(), ending.rest.as_str()), (Some("a\u{e4}\u{1f600}"), ""));
+    }
+
+    #[test]
+    fn a_stop_ends_the_answer_and_is_not_part_of_it() {
+        let (shown, ending) = say("one, STIR, STOP more", &["STOP", "never"], false, true);
+        assert_eq!(shown.concat() + &ending.rest, "one, STIR, ");
+        assert_eq!(ending.content.as_deref(), Some("one, STIR, "));
+        assert!(shown.contains(&"STI".to_owned()), "what may be a stop is held back no longer than it may be one: {shown:?}");
+        // What looks like the beginning of a stop at the very end is text.
+        let (shown, ending) = say("no ST", &["STOP"], false, true);
+        assert_eq!((shown.concat().as_str(), ending.rest.as_str()), ("no ", "ST"));
+    }
+
+    #[test]
+    fn text_is_held_back_only_while_it_may_be_a_tool_call() {
+        let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>";
+        let (shown, ending) = say(&format!("I <t> look.\n{call}"), &[], true, true);
+        assert_eq!(shown.concat(), "I <t> look.");
+        let expected = ToolCall { id: "call_id0".to_owned(), name: "f".to_owned(), arguments: "{\"x\": 1}".to_owned() };
+        assert_eq!((ending.content.as_deref(), ending.rest.as_str(), ending.calls), (Some("I <t> look."), "", vec![expected]));
+        // Without tools it is text like any other.
+        let (shown, ending) = say(call, &[], false, true);
+        assert_eq!((shown.concat().as_str(), ending.calls.len()), (call, 0));
+    }
+
+    #[test]
+    fn what_is_no_call_stays_text_and_is_told() {
+        let broken = "<tool_call>\n{\"name\": }\n</tool_call>";
+        let (shown, ending) = say(&format!("so: {broken}"), &[], true, true);
+        assert_eq!((shown.concat().as_str(), ending.calls.len(), ending.malformed.len()), ("so:", 0, 1));
+        let content = ending.content.unwrap();
+        assert!(content.starts_with("so:") && content.contains("{\"name\": }"), "{content}");
+        assert_eq!(format!("so:{}", ending.rest), content);
+    }
+
+    #[test]
+    fn one_call_alone_ends_the_answer() {
+        let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+        let (_, both) = say(&format!("{call}\n{call}"), &[], true, true);
+        let (_, one) = say(&format!("{call}\n{call}"), &[], true, false);
+        assert_eq!((both.calls.len(), one.calls.len()), (2, 1));
+    }
 }

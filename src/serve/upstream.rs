@@ -39,15 +39,7 @@ impl Upstream {
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(Fault::Usage(format!("`serve.upstream` is `{url}`; write `http://` or `https://`")).into());
         }
-        let key =
-            match config.upstream_key_env.as_str() {
-                "" => None,
-                name => Some(std::env::var(name).map_err(|_| {
-                    Fault::Usage(format!("the environment has no `{name}`, which `serve.upstream_key_env` names"))
-                })?),
-            };
-        // No limit on the whole: an answer takes as long as it takes, and a client that waits no longer ends it.
-        let client = reqwest::Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
+        let (client, key) = (client()?, key(config)?);
         let model = Some(config.upstream_model.clone()).filter(|model| !model.is_empty());
         Ok(Upstream { client, url, key, model, dialect: config.dialect })
     }
@@ -79,7 +71,7 @@ impl Upstream {
             Ok(answer) => answer,
             Err(error) => return Err(call.fail(unreachable(&error))),
         };
-        gather::whole(&answer, self.dialect).record(&mut call.record, &body);
+        gather::whole(&answer, self.dialect).record_whole(&mut call.record);
         call.finish(Vec::new());
         wanted.take_off(&mut answer);
         Ok(axum::Json(answer).into_response())
@@ -140,6 +132,21 @@ impl Upstream {
             request = request.header("traceparent", trace.as_bytes());
         }
         request.send().await
+    }
+}
+
+/// No limit on the whole: an answer takes as long as it takes, and a client that waits no longer ends it.
+pub fn client() -> Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().build().context("cannot make an HTTP client")
+}
+
+/// The key that the settings name a variable for.
+pub fn key(config: &ServeConfig) -> Result<Option<String>, Fault> {
+    match config.upstream_key_env.as_str() {
+        "" => Ok(None),
+        name => std::env::var(name)
+            .map(Some)
+            .map_err(|_| Fault::Usage(format!("the environment has no `{name}`, which `serve.upstream_key_env` names"))),
     }
 }
 

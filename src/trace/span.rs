@@ -188,6 +188,8 @@ pub struct Choice {
     pub logprobs: Option<Vec<f32>>,
     /// After every processor, where the source has both.
     pub sampled_logprobs: Option<Vec<f32>>,
+    /// Texts that began like a tool call and could not be read as one. They are in the message's content too.
+    pub malformed: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

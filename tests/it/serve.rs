@@ -1,6 +1,7 @@
 //! The server: what is forwarded and recorded, and what ingest and derive make of it.
 
 mod clients;
+mod command;
 mod policy;
 mod scripted;
 
@@ -10,7 +11,7 @@ use fulgurite::generate::{Engine, GenerateConfig};
 use fulgurite::ingest;
 use fulgurite::lake::Lake;
 use fulgurite::model::Model;
-use fulgurite::serve::{Dialect, Options, Outcome, Policy, Rollout, ServeConfig, Server, Status};
+use fulgurite::serve::{Dialect, Options, Outcome, Policy, Rollout, ServeConfig, Server, Status, Update, publish};
 use fulgurite::stage::Context;
 use fulgurite::text::Text;
 use serde_json::{Value, json};
@@ -290,7 +291,7 @@ async fn sampled_ids_stay_what_they_are_across_turns() {
     server.stop().await.unwrap();
 
     let context = derived(&lake).await;
-    let calls = table(&context, "select step, prompt_token_ids, response_token_ids, behaviour_logprobs, sampled_logprobs, policy_version from calls order by step").await;
+    let calls = table(&context, "select step, prompt_token_ids, response_token_ids, behaviour_logprobs, sampled_logprobs, policy_version, temperature from calls order by step").await;
     let ids = |text: &String| -> Vec<u32> { serde_json::from_str(text).unwrap() };
     let (prompts, said): (Vec<Vec<u32>>, Vec<Vec<u32>>) = calls.iter().map(|call| (ids(&call[1]), ids(&call[2]))).unzip();
     assert_eq!(said, [policy::CALL_IDS, policy::ANSWER_IDS, policy::ANSWER_IDS, policy::ANSWER_IDS]);
@@ -303,7 +304,7 @@ async fn sampled_ids_stay_what_they_are_across_turns() {
     for call in &calls {
         let (behaviour, sampled): (Vec<f32>, Vec<f32>) =
             (serde_json::from_str(&call[3]).unwrap(), serde_json::from_str(&call[4]).unwrap());
-        assert_eq!((behaviour.len(), sampled.len(), call[5].as_str()), (3, 3, "3"));
+        assert_eq!((behaviour.len(), sampled.len(), call[5].as_str(), call[6].as_str()), (3, 3, "3", "1.0"));
         assert!(behaviour.iter().chain(&sampled).all(|logprob| (-1e-3..=0.0).contains(logprob)), "{call:?}");
     }
     let forks =
@@ -341,4 +342,29 @@ async fn a_client_that_goes_away_frees_its_place() {
     let calls =
         table(&context, "select status, abandoned, http_status, array_length(response_token_ids) > 0 as some from calls").await;
     assert_eq!(calls, [["error", "false", "499", "true"].map(str::to_owned)]);
+}
+
+/// The requests by which vLLM and SGLang take a new version, as they document them.
+#[tokio::test]
+async fn other_servers_are_given_each_version() {
+    let upstream = scripted::Upstream::start().await;
+    let config = |dialect, upstream_update| ServeConfig {
+        upstream: upstream.url.clone(),
+        dialect,
+        upstream_update,
+        ..ServeConfig::default()
+    };
+    let folder = std::path::Path::new("/policies/0007");
+    let served = publish(&config(Dialect::Vllm, Update::Adapter), 7, folder).await.unwrap();
+    assert_eq!(served.upstream_model, "policy-0007");
+    assert_eq!(upstream.last(), json!({ "lora_name": "policy-0007", "lora_path": "/policies/0007" }));
+    let served = publish(&config(Dialect::Sglang, Update::Weights), 7, folder).await.unwrap();
+    assert_eq!(served.upstream_model, "");
+    assert_eq!(upstream.last(), json!({ "model_path": "/policies/0007", "weight_version": "7", "flush_cache": true }));
+    let missing = std::path::Path::new("/missing");
+    let refused = publish(&config(Dialect::Sglang, Update::Weights), 7, missing).await.unwrap_err().to_string();
+    assert!(refused.contains("refuses policy 7") && refused.contains("no such folder"), "{refused}");
+    assert!(publish(&config(Dialect::LlamaCpp, Update::Weights), 7, folder).await.is_err());
+    let untouched = config(Dialect::Openai, Update::None);
+    assert_eq!(publish(&untouched, 7, folder).await.unwrap(), untouched);
 }

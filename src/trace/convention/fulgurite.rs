@@ -44,7 +44,7 @@ pub mod call {
     pub const ABANDONED: &str = "fulgurite.call.abandoned";
     /// The client went away before the end.
     pub const CANCELLED: &str = "fulgurite.call.cancelled";
-    /// How many texts began like a tool call and could not be read as one. They stay text.
+    /// `[["text", ...], ...]`: texts that began like a tool call and could not be read as one. They stay text.
     pub const MALFORMED_TOOL_CALLS: &str = "fulgurite.call.malformed_tool_calls";
     /// `first`, `spliced` (begins with an earlier prompt and what was sampled for it) or `fork` (an earlier answer stands in it otherwise).
     pub const PREFIX_REUSE: &str = "fulgurite.call.prefix_reuse";
@@ -95,6 +95,7 @@ pub(super) fn llm(attributes: &mut Attributes<'_>, llm: &mut Llm) {
     let ids: Vec<Vec<i32>> = take_json(attributes, call::RESPONSE_TOKEN_IDS).unwrap_or_default();
     let behaviour: Vec<Vec<f32>> = take_json(attributes, call::BEHAVIOUR_LOGPROBS).unwrap_or_default();
     let sampled: Vec<Vec<f32>> = take_json(attributes, call::SAMPLED_LOGPROBS).unwrap_or_default();
+    let malformed: Vec<Vec<String>> = take_json(attributes, call::MALFORMED_TOOL_CALLS).unwrap_or_default();
     while llm.choices.len() < ids.len() {
         llm.choices.push(Choice { message: Message { role: Role::Assistant, ..Message::default() }, ..Choice::default() });
     }
@@ -102,6 +103,7 @@ pub(super) fn llm(attributes: &mut Attributes<'_>, llm: &mut Llm) {
         fill(&mut choice.token_ids, ids.get(index).cloned());
         fill(&mut choice.logprobs, behaviour.get(index).cloned());
         fill(&mut choice.sampled_logprobs, sampled.get(index).cloned());
+        choice.malformed.extend(malformed.get(index).cloned().unwrap_or_default());
     }
     if let Some(status) = attributes.take_int(call::HTTP_STATUS) {
         fill(&mut llm.http_status, i32::try_from(status).ok());

@@ -209,6 +209,9 @@ fn fill_choice(kept: &mut Choice, other: &Choice) {
         kept.logprobs.clone_from(&other.logprobs);
         kept.sampled_logprobs.clone_from(&other.sampled_logprobs);
     }
+    if kept.malformed.is_empty() {
+        kept.malformed.clone_from(&other.malformed);
+    }
     fill(&mut kept.message.content, &other.message.content);
     fill(&mut kept.message.reasoning, &other.message.reasoning);
     fill(&mut kept.message.refusal, &other.message.refusal);

@@ -309,6 +309,9 @@ fn request_columns(row: &mut Row, node: &Node) {
     row.tool_arguments = tool.arguments.clone();
 }
 
+/// Name of a row whose text was meant for a tool call.
+const MALFORMED: &str = "malformed tool call";
+
 /// The row of a tool call that only messages know of.
 fn unseen_row(call: &Row, unseen: Unseen, offer: Option<&Offer>) -> Row {
     let asker = choice_id(&call.span_id, unseen.choice);
@@ -316,14 +319,14 @@ fn unseen_row(call: &Row, unseen: Unseen, offer: Option<&Offer>) -> Row {
     let mut row = implied_row(call, format!("{asker}:{id}"), Kind::Tool);
     row.kind_evidence = Some("messages".to_owned());
     row.parent_span_id = Some(asker.clone());
-    row.name = Some(unseen.name.clone());
+    row.name = Some(unseen.name.clone().unwrap_or_else(|| MALFORMED.to_owned()));
     row.tool_call_id = unseen.id;
     row.asked_by = Some(asker);
     row.asked_by_source = Some("message");
-    row.tool_offered = offer.map(|offer| offer.has(&unseen.name));
-    row.arguments_valid = valid_arguments(&unseen.arguments);
+    row.tool_offered = unseen.name.as_deref().and_then(|name| Some(offer?.has(name)));
+    row.arguments_valid = if unseen.name.is_some() { valid_arguments(&unseen.arguments) } else { Some(false) };
     row.tool_arguments = Some(unseen.arguments);
-    row.tool_name = Some(unseen.name);
+    row.tool_name = unseen.name;
     row.arguments_hash = hash_call(&row);
     let answer = unseen.answer.unwrap_or_default();
     row.tool_result = answer.text;

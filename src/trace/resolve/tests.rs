@@ -516,14 +516,26 @@ fn a_served_call_and_its_clients_span_are_one_call_of_the_clients_agent() {
     let spans = vec![
         writer,
         // Found by time and text; the client's wrapper has one more around it.
-        client(call(span("agent", "outer", "writer", Kind::Llm, 100 * MS, 200 * MS), &[question()], &[hello.clone()])),
-        client(call(span("agent", "inner", "outer", Kind::Llm, 110 * MS, 190 * MS), &[question()], &[hello.clone()])),
-        served("s1", 120 * MS, 180 * MS, &[question()], &[hello.clone()]),
+        client(call(
+            span("agent", "outer", "writer", Kind::Llm, 100 * MS, 200 * MS),
+            &[question()],
+            std::slice::from_ref(&hello),
+        )),
+        client(call(span("agent", "inner", "outer", Kind::Llm, 110 * MS, 190 * MS), &[question()], std::slice::from_ref(&hello))),
+        served("s1", 120 * MS, 180 * MS, &[question()], std::slice::from_ref(&hello)),
         // Found by the id of the tool call, whatever the clocks say.
-        client(call(span("agent", "asks", "writer", Kind::Llm, 300 * MS, 310 * MS), &[question()], &[asking.clone()])),
+        client(call(
+            span("agent", "asks", "writer", Kind::Llm, 300 * MS, 310 * MS),
+            &[question()],
+            std::slice::from_ref(&asking),
+        )),
         served("s2", 500 * MS, 510 * MS, &[question()], &[asking]),
         // Asked for twice in one span of the client, which gave up the first time.
-        client(call(span("agent", "retries", "writer", Kind::Llm, 600 * MS, 800 * MS), &[question()], &[hello.clone()])),
+        client(call(
+            span("agent", "retries", "writer", Kind::Llm, 600 * MS, 800 * MS),
+            &[question()],
+            std::slice::from_ref(&hello),
+        )),
         Span { status: Status::Error, ..served("s3", 610 * MS, 650 * MS, &[question()], &[]) },
         served("s4", 700 * MS, 790 * MS, &[question()], &[hello]),
         // Nobody else recorded this one.
@@ -548,4 +560,15 @@ fn a_served_call_and_its_clients_span_are_one_call_of_the_clients_agent() {
     assert_eq!(row(&rows, "outer").dedup_of.as_deref(), Some("s1"));
     assert_eq!(row(&rows, "retries").dedup_of.as_deref(), Some("s4"));
     assert!(calls.iter().all(|row| row.span_id == "s3" || row.response_token_ids.as_deref() == Some(&[7, 8])));
+}
+
+#[test]
+fn what_was_meant_for_a_tool_call_is_one_that_nobody_could_run() {
+    let text = "<tool_call>{\"name\": ";
+    let mut asked = call(span("t", "a", "", Kind::Llm, 0, 1), &[question()], &[message(Role::Assistant, text)]);
+    asked.llm.as_mut().unwrap().choices[0].malformed = vec![text.to_owned()];
+    let rows = resolved(vec![asked]);
+    let meant = row(&rows, "a:0");
+    assert_eq!((meant.kind, meant.asked_by.as_deref(), meant.tool_name.as_deref()), (Kind::Tool, Some("a"), None));
+    assert_eq!((meant.arguments_valid, meant.tool_offered, meant.tool_arguments.as_deref()), (Some(false), None, Some(text)));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Node;
 use super::status::{arguments_hash, is_handoff_tool};
 use crate::trace::message::{Message, Role};
-use crate::trace::span::{Kind, Status};
+use crate::trace::span::{Choice, Kind, Status};
 
 /// How many later LLM calls are searched for a tool's result, and how many earlier requests for the one that a tool span answers.
 /// Parallel agents interleave, so that the next call is not always the asker's.
@@ -42,7 +42,8 @@ pub(super) struct Unseen {
     /// Place among the requests of that call.
     pub position: usize,
     pub id: Option<String>,
-    pub name: String,
+    /// `None` for what could not be read as a call.
+    pub name: Option<String>,
     pub arguments: String,
     pub answer: Option<Answer>,
 }
@@ -89,11 +90,29 @@ pub(super) fn connect(nodes: &mut [Node]) {
             choice: request.choice,
             position: request.position,
             id: request.id,
-            name: request.name,
+            name: Some(request.name),
             arguments: request.arguments,
             answer,
         });
     }
+    for node in nodes.iter_mut().filter(|node| is_call(node)) {
+        let choices = node.span.llm.iter().flat_map(|llm| llm.choices.iter().enumerate());
+        let malformed: Vec<Unseen> = choices.flat_map(|(index, choice)| malformed(index, choice)).collect();
+        node.unseen.extend(malformed);
+    }
+}
+
+/// What was meant for a tool call and is none: nobody was asked, and the model has to answer for it.
+fn malformed(index: usize, choice: &Choice) -> impl Iterator<Item = Unseen> + '_ {
+    let asked = choice.message.tool_calls.len();
+    choice.malformed.iter().zip(asked..).map(move |(text, position)| Unseen {
+        choice: index,
+        position,
+        id: None,
+        name: None,
+        arguments: text.clone(),
+        answer: None,
+    })
 }
 
 fn is_call(node: &Node) -> bool {

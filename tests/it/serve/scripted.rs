@@ -29,7 +29,11 @@ struct Script {
 impl Upstream {
     pub async fn start() -> Upstream {
         let script: Arc<Mutex<Script>> = Arc::default();
-        let router = Router::new().route("/v1/chat/completions", post(answer)).with_state(Arc::clone(&script));
+        let router = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .route("/v1/load_lora_adapter", post(updated))
+            .route("/update_weights_from_disk", post(updated))
+            .with_state(Arc::clone(&script));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -83,6 +87,14 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, Json(body): Json<Value
         "usage": { "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5 },
     }))
     .into_response()
+}
+
+/// A new version: refused where it does not lie where the server looks.
+async fn updated(State(script): State<Arc<Mutex<Script>>>, Json(body): Json<Value>) -> Response {
+    script.lock().unwrap().last = body.clone();
+    let path = body["lora_path"].as_str().or(body["model_path"].as_str()).unwrap();
+    let success = !path.contains("missing");
+    Json(json!({ "success": success, "message": if success { "" } else { "no such folder" } })).into_response()
 }
 
 fn stream() -> String {

@@ -242,6 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn every_query_of_the_sample_tasks_gives_rows_that_a_wrong_one_does_not() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data/sql");
+        let tasks = crate::rollout::tasks::read(&folder.join("tasks.jsonl")).unwrap();
+        assert_eq!(tasks.len(), 400);
+        for task in tasks {
+            let gold = task.expected.as_str().unwrap().to_owned();
+            let reward = |answer: &str| {
+                grade(answer, std::slice::from_ref(&gold), &folder.join("geo.sqlite"), Duration::from_secs(5)).unwrap().reward
+            };
+            assert_eq!((reward(&gold), reward("select code from country where 0")), (1.0, 0.0), "{gold}");
+        }
+    }
+
+    #[test]
     fn order_counts_where_the_outermost_query_has_one() {
         for (query, ordered) in [
             ("select a from t order by a", true),

@@ -467,7 +467,7 @@ fn learn(context: &Context, sources: &Sources, batch: &Rows, checkpoints: &Check
             .into());
         }
         let done = number as u64 + 1;
-        if config.checkpoint_steps > 0 && done % config.checkpoint_steps == 0 && done < plan.len() as u64 {
+        if config.checkpoint_steps > 0 && done.is_multiple_of(config.checkpoint_steps) && done < plan.len() as u64 {
             checkpoints.save(&weights, &optimiser, &progress)?;
         }
     }

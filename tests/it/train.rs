@@ -458,6 +458,51 @@ async fn a_critic_learns_to_tell_returns_apart() {
     assert!(names.contains(&"value_head.safetensors".to_owned()), "{names:?}");
 }
 
+/// values → credit by `gae` → train → values of the next policy, on recorded traces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_critic_goes_round() {
+    let bench = Bench::new(&[]).await;
+    let location = bench.location();
+    let run = |subcommand: &str, settings: &[&str]| {
+        let mut command = fulgurite(subcommand, location.to_str().unwrap());
+        command.args(["--threads", "1"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        if subcommand == "ingest" {
+            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("sample_data/langgraph"));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for stage in ["ingest", "derive", "air", "values"] {
+        run(stage, &[]);
+    }
+    let gae = ["credit.method=gae", "credit.comparison=none"];
+    run("credit", &gae);
+    let values = "select min(value) as least, max(value) as most, count(*) as n from \"values\"";
+    let zero = bench.query(values);
+    assert_eq!(
+        (zero[0]["least"].as_f64(), zero[0]["most"].as_f64()),
+        (Some(0.0), Some(0.0)),
+        "a policy without a head expects nothing"
+    );
+    assert_eq!(zero[0]["n"], bench.query("select count(*) as n from calls")[0]["n"]);
+    let critic = [
+        "train.old_logprobs=recompute",
+        "train.critic.enabled=true",
+        "train.critic.clip=inf",
+        "train.learning_rate=0.001",
+        "train.epochs=3",
+    ];
+    run("train", &critic);
+    assert!(run("values", &[]).contains("nothing to do"), "the batch's values stay those of the policy that is trained on it");
+    run("values", &["train.policy=1"]);
+    let one = bench.query(values);
+    assert!(one[0]["most"].as_f64().unwrap() > 0.0, "{one:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_it_ends_with_the_same_bytes() {
     let settings = [&FAST[..], &["epochs=10", "minibatches=3", "checkpoint_steps=1"]].concat();

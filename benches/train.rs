@@ -1,11 +1,11 @@
 //! One update step's forward and backward by the forest, timed: `benches/train.py` runs it beside PyTorch.
 //!
 //! `cargo bench --bench train -- MODEL ROWS.json THREADS CHECKPOINTING LOGITS_AT_ONCE BUDGET_TOKENS REPEATS` prints one line of JSON. MODEL is a Hugging Face
-//! directory; ROWS.json has `[[prompt ids, response ids], ...]`.
+//! directory; ROWS.json has `[[prompt ids, response ids], ...]`; CHECKPOINTING is `never`, `always` or the MiB that activations may take.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use fulgurite::model::Model;
 use fulgurite::train::forest::{Checkpointing, Gradients, Options, Scores, Sequence, accumulate, pack};
 use tch::{Device, Kind};
@@ -22,9 +22,10 @@ fn main() -> Result<()> {
     let checkpointing = match checkpointing.as_str() {
         "never" => Checkpointing::Never,
         "always" => Checkpointing::Always,
-        other => bail!("`{other}` is neither `never` nor `always`"),
+        _ => Checkpointing::Auto,
     };
-    let options = Options { checkpointing, logits_at_once: logits_at_once.parse()?, ..Options::default() };
+    let activation_bytes = arguments[3].parse::<u64>().map_or(0, |mebibytes| mebibytes << 20);
+    let options = Options { checkpointing, activation_bytes, logits_at_once: logits_at_once.parse()?, ..Options::default() };
     let rows: Vec<(Vec<u32>, Vec<u32>)> = serde_json::from_str(&std::fs::read_to_string(rows).context("ROWS.json")?)?;
     let sequences: Vec<Sequence> =
         rows.iter().map(|(prompt, response)| Sequence { prompt, response, temperature: 1.0 }).collect();

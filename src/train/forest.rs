@@ -38,7 +38,7 @@ pub struct Sequence<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
     pub checkpointing: Checkpointing,
-    /// Bytes that activations may take, for `Checkpointing::Auto`.
+    /// Bytes that kept activations and logits may take, for `Checkpointing::Auto`.
     pub activation_bytes: u64,
     /// Nodes whose logits are held at once.
     pub logits_at_once: usize,
@@ -59,7 +59,7 @@ pub struct ValueHead {
 pub enum Checkpointing {
     Never,
     Always,
-    /// Where they would take more than `Options::activation_bytes`.
+    /// In as many of the first layers as needed for the others' to fit into `Options::activation_bytes`, and then the logits.
     Auto,
 }
 
@@ -97,6 +97,7 @@ pub struct Work {
     pub row_tokens: usize,
     /// Distinct ones.
     pub trie_tokens: usize,
+    /// Whether any layer was computed again.
     pub checkpointed: bool,
 }
 
@@ -110,7 +111,7 @@ pub fn score(model: &Model, sequences: &[Sequence], options: &Options) -> Result
         return Ok(nothing(sequences));
     }
     let wanted = Wanted::new(&reads, &last_of_prompts(sequences, &trie, options));
-    let (x_wd, _) = Nodes::new(model, &trie, &wanted.nodes).forward(Keep::Nothing);
+    let (x_wd, _) = Nodes::new(model, &trie, &wanted.nodes).forward(|_| Keep::Nothing);
     let normed_pd = model.final_norm(&x_wd.index_select(0, &wanted.places(model.device())));
     let (logp, entropy) = reads.by_row(&head::forward(model, &reads, &normed_pd, options.logits_at_once, false));
     let value = options.value_head.map(|head| head.values(model, &x_wd.index_select(0, &wanted.prompts(model.device()))));
@@ -136,19 +137,16 @@ pub fn accumulate(
         loss(&nothing(sequences));
         return Ok(work);
     }
-    work.checkpointed = match options.checkpointing {
-        Checkpointing::Never => false,
-        Checkpointing::Always => true,
-        Checkpointing::Auto => activation_bytes(model, trie.len(), reads.nodes().count()) > options.activation_bytes,
-    };
+    let kept = Kept::new(model, trie.len(), reads.nodes().count(), options);
+    work.checkpointed = kept.from_layer > 0;
     let wanted = Wanted::new(&reads, &last_of_prompts(sequences, &trie, options));
     let nodes = Nodes::new(model, &trie, &wanted.nodes);
-    let (x_wd, trace) = nodes.forward(if work.checkpointed { Keep::Inputs } else { Keep::Graphs });
+    let (x_wd, trace) = nodes.forward(|index| if index < kept.from_layer { Keep::Inputs } else { Keep::Graphs });
 
     let (place_p, prompt_b) = (wanted.places(model.device()), wanted.prompts(model.device()));
     let x_pd = layers::leaf(&x_wd.index_select(0, &place_p));
     let normed_pd = model.final_norm(&x_pd);
-    let read = head::forward(model, &reads, &normed_pd.detach(), options.logits_at_once, !work.checkpointed);
+    let read = head::forward(model, &reads, &normed_pd.detach(), options.logits_at_once, kept.logits);
     let x_bd = layers::leaf(&x_wd.index_select(0, &prompt_b));
     let value_b = options.value_head.map(|head| head.values(model, &x_bd));
 
@@ -181,14 +179,30 @@ pub fn pack(sequences: &[Sequence], budget_tokens: usize) -> Vec<MicroBatch> {
     pack::pack(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>(), budget_tokens)
 }
 
-/// Bytes of everything that is kept where nothing is computed again: each projection's input and output, the norms, the rotated queries and keys, and
-/// the logits.
-fn activation_bytes(model: &Model, nodes: usize, places: usize) -> u64 {
-    let config = &model.config;
-    let heads = 5 * config.heads * config.head_dim + 5 * config.kv_heads * config.head_dim;
-    let numbers =
-        (7 * config.hidden_size + heads + 4 * config.intermediate_size) as u64 * nodes as u64 * model.layers.len() as u64;
-    numbers * model.kind().elt_size_in_bytes() as u64 + places as u64 * config.vocab_size as u64 * 4
+/// What is kept from the forward pass; the rest is computed again.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    /// The first layer whose activations are kept: it and those after it are the first that the backward pass needs, and gives back.
+    from_layer: usize,
+    logits: bool,
+}
+
+impl Kept {
+    fn new(model: &Model, nodes: usize, places: usize, options: &Options) -> Kept {
+        let (layers, config) = (model.layers.len(), &model.config);
+        let budget = match options.checkpointing {
+            Checkpointing::Never => return Kept { from_layer: 0, logits: true },
+            Checkpointing::Always => return Kept { from_layer: layers, logits: false },
+            Checkpointing::Auto => options.activation_bytes,
+        };
+        // Each projection's input and output, the norms, and the rotated queries and keys.
+        let heads = 5 * config.heads * config.head_dim + 5 * config.kv_heads * config.head_dim;
+        let numbers = (7 * config.hidden_size + heads + 4 * config.intermediate_size) as u64;
+        let layer_bytes = numbers * nodes as u64 * model.kind().elt_size_in_bytes() as u64;
+        let logits_bytes = places as u64 * config.vocab_size as u64 * attention::wide(model.kind()).elt_size_in_bytes() as u64;
+        let kept = (budget / layer_bytes.max(1)).min(layers as u64);
+        Kept { from_layer: layers - kept as usize, logits: budget - kept * layer_bytes >= logits_bytes }
+    }
 }
 
 /// The nodes that anything is read from.

@@ -49,12 +49,12 @@ struct After {
     y_nd: Tensor,
 }
 
-/// What to leave for the backward pass.
+/// What a layer leaves for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// Nothing: there will be none.
     Nothing,
-    /// Each layer's input and attention; the rest is computed again.
+    /// Its input and attention; the rest is computed again.
     Inputs,
     /// Everything.
     Graphs,
@@ -77,12 +77,14 @@ impl<'a> Nodes<'a> {
     }
 
     /// Hidden states of the wanted nodes after the last layer, before the last norm, `[W, D]`, outside of any graph.
-    pub fn forward(&self, keep: Keep) -> (Tensor, Trace) {
+    ///
+    /// * `keep`: what the layer of an index leaves.
+    pub fn forward(&self, keep: impl Fn(usize) -> Keep) -> (Tensor, Trace) {
         let _guard = tch::no_grad_guard();
         let mut x_nd = self.model.embed(&self.ids_n);
         let mut layers = vec![];
         for index in 0..self.model.layers.len() {
-            let (y_nd, layer) = self.layer(index, x_nd, keep);
+            let (y_nd, layer) = self.layer(index, x_nd, keep(index));
             layers.extend(layer);
             x_nd = y_nd;
         }

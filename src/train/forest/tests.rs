@@ -1,6 +1,7 @@
 //! The forest against separate rows, padded on the right, with PyTorch's own autograd over all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -31,8 +32,12 @@ struct Policy {
 
 /// A tiny model with every weight far from 0 and 1, so that each of them tells in every gradient.
 fn tiny(model_type: &str, tied: bool) -> Policy {
+    with_vocabulary(model_type, tied, VOCAB)
+}
+
+fn with_vocabulary(model_type: &str, tied: bool, vocab_size: i64) -> Policy {
     let config = ModelConfig::from_json(json!({
-        "model_type": model_type, "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+        "model_type": model_type, "vocab_size": vocab_size, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
         "tie_word_embeddings": tied, "max_position_embeddings": 4096, "hidden_act": "silu",
     }));
@@ -178,12 +183,13 @@ fn forest(policy: &Policy, rows: &[Row], budget: usize, options: &Options) -> (f
 fn check(policy: &Policy, rows: &[Row]) {
     let (expected, expected_gradients) = separate(policy, rows);
     let options =
-        |checkpointing| Options { checkpointing, logits_at_once: 7, value_head: Some(&policy.head), ..Options::default() };
+        |checkpointing| Options { checkpointing, activation_bytes: 200_000, logits_at_once: 7, value_head: Some(&policy.head) };
     let all = usize::MAX;
     let mut whole = None;
     for (what, budget, checkpointing) in [
         ("in one", all, Checkpointing::Never),
         ("in one, checkpointed", all, Checkpointing::Always),
+        ("in one, checkpointed by memory", all, Checkpointing::Auto),
         ("in small micro-batches", 25, Checkpointing::Never),
         ("row by row, checkpointed", 1, Checkpointing::Always),
     ] {
@@ -272,6 +278,50 @@ fn turns_and_samples_of_an_agent() {
     let work = accumulate(&model, &sequences(&rows), &Options::default(), &mut by_tokens);
     // A prompt of 40, then for each sample two turns of 9 + 11 and one of 8: its last token is never read. Samples 0 and 1 share their first turn.
     assert_eq!(work.expect("rows").trie_tokens, 40 + 5 * 48 - 20);
+}
+
+/// What Agent Lightning 0.3 recorded of two runs of a calculator agent. Ids are renumbered, for a small vocabulary.
+#[test]
+fn recorded_transitions() {
+    #[derive(serde::Deserialize)]
+    struct Call {
+        prompt_token_ids: Vec<u32>,
+        response_token_ids: Vec<u32>,
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/forest/agent_lightning.jsonl");
+    let text = std::fs::read_to_string(file).expect("the fixture");
+    let calls: Vec<Call> = text.lines().map(|line| serde_json::from_str(line).expect("a call")).collect();
+    let known: BTreeSet<u32> =
+        calls.iter().flat_map(|call| call.prompt_token_ids.iter().chain(&call.response_token_ids)).copied().collect();
+    let known: Vec<u32> = known.into_iter().collect();
+    let small = |ids: &[u32]| ids.iter().map(|id| known.binary_search(id).expect("it is known") as u32).collect::<Vec<u32>>();
+    let row =
+        |call: &Call| Row { prompt: small(&call.prompt_token_ids), response: small(&call.response_token_ids), temperature: 1.0 };
+    let rows: Vec<Row> = calls.iter().map(row).collect();
+    for model_type in ["llama", "qwen3"] {
+        let policy = with_vocabulary(model_type, true, known.len() as i64);
+        check(&policy, &rows);
+        let work = accumulate(&policy.model, &sequences(&rows), &Options::default(), &mut by_tokens).expect("rows");
+        // Both runs asked and were answered the same, so that the trie is that of one of them.
+        assert_eq!((work.row_tokens, work.trie_tokens), (148, 42));
+    }
+}
+
+/// What is kept fills the memory that it may take, from the last layer on.
+#[test]
+fn memory_decides_what_is_kept() {
+    let Policy { model, .. } = tiny("llama", true);
+    // A layer keeps 7 * 16 + 5 * 4 * 8 + 5 * 2 * 8 + 4 * 24 = 448 numbers of 8 bytes a node; the logits are 23 a place.
+    let kept = |activation_bytes| {
+        let options = Options { activation_bytes, ..Options::default() };
+        let Kept { from_layer, logits } = Kept::new(&model, 10, 5, &options);
+        (from_layer, logits)
+    };
+    assert_eq!(kept(0), (3, false));
+    assert_eq!(kept(919), (3, false));
+    assert_eq!(kept(35_840), (2, false));
+    assert_eq!(kept(3 * 35_840), (0, false));
+    assert_eq!(kept(3 * 35_840 + 920), (0, true));
 }
 
 #[test]

@@ -4,8 +4,10 @@
 
 MODEL is a Hugging Face directory; its first layers are used. Both sides compute the gradient of the same loss by every parameter for the same
 rows, each as a process of its own, on the same libtorch and threads; what counts is the processor time of the best of several steps (others may
-use the machine), and the peak memory that the kernel accounts for. PyTorch gets rows sorted by length and padded on the right (so that SDPA needs no mask), logits for response tokens
-only, the fastest of several micro-batch sizes with and without gradient checkpointing. Needs torch 2.13.0, transformers and a Rust toolchain.
+use the machine), and the peak memory that the kernel accounts for. PyTorch gets logits for response tokens only, and the
+fastest of several micro-batch sizes with and without gradient checkpointing, in two forms: `padded`, shuffled rows whose prompts are padded on
+the left and responses on the right, with a mask, and `sorted`, rows by length, padded on the right, which need none. Needs torch 2.13.0,
+transformers and a Rust toolchain.
 """
 
 import argparse
@@ -135,8 +137,9 @@ def main():
             command = [*ours, model, rows_path, arguments.threads, checkpointing, logits, budget, arguments.repeats]
             return child(command, arguments.threads)
 
-        def plain(checkpointing, micro_batch):
-            return child([sys.executable, __file__, "--plain", model, rows_path, arguments.threads, checkpointing, micro_batch, arguments.repeats], arguments.threads)
+        def plain(style, checkpointing, micro_batch):
+            options = [arguments.threads, style, checkpointing, micro_batch, arguments.repeats]
+            return child([sys.executable, HERE / "train.py", "--plain", model, rows_path, *options], arguments.threads)
 
         for name, rows in [("group", agent_group()), ("unrelated", unrelated())]:
             if name not in arguments.only:
@@ -144,16 +147,19 @@ def main():
             rows_path.write_text(json.dumps(rows))
             useful = sum(len(prompt) + len(response) for prompt, response in rows)
             results = {f"forest, checkpointing {c}": forest(c) for c in ["never", "always"]}
-            results |= {f"plain, {b} rows, checkpointing {c}": plain(c, b) for b in arguments.micro_batches for c in ["never", "always"]}
-            fastest = min((result for what, result in results.items() if what.startswith("plain")), key=lambda result: min(result["seconds"]))
+            for style in ["padded", "sorted"]:
+                cases = [(c, b) for b in arguments.micro_batches for c in ["never", "always"]]
+                results |= {f"{style}, {b} rows, checkpointing {c}": plain(style, c, b) for c, b in cases}
+            best_of = lambda style: min((r for what, r in results.items() if what.startswith(style)), key=lambda r: min(r["seconds"]))
+            padded, in_order = best_of("padded"), best_of("sorted")
             trie = results["forest, checkpointing never"]["trie_tokens"]
             print(f"{name}: {len(rows)} rows of {useful} tokens, {trie} distinct: {useful / trie:.2f} row tokens per trie token")
-            print(f"  {'':34} {'s':>7} {'tokens/s':>9} {'ratio':>6} {'MiB':>6} {'memory':>6}  loss, gradient norm")
+            print(f"  {'':34} {'s':>7} {'tokens/s':>9} {'padded':>7} {'sorted':>7} {'MiB':>6}  loss, gradient norm")
             for what, result in results.items():
                 best = min(result["seconds"])
-                ratio, memory = min(fastest["seconds"]) / best, result["peak_mib"] / fastest["peak_mib"]
+                ratios = " ".join(f"{min(peer['seconds']) / best:6.2f}x" for peer in (padded, in_order))
                 numbers = f"{result['loss']:.6f} {result['gradient_norm']:.6f}"
-                print(f"  {what:34} {best:7.2f} {useful / best:9.0f} {ratio:5.2f}x {result['peak_mib']:6.0f} {memory:5.2f}x  {numbers}", flush=True)
+                print(f"  {what:34} {best:7.2f} {useful / best:9.0f} {ratios} {result['peak_mib']:6.0f}  {numbers}", flush=True)
         if "flat" in arguments.only:
             print("tries of one shape (4 samples of 2 turns on a prompt of 300 tokens):")
             for tries in [1, 2, 4, 8]:

@@ -22,6 +22,10 @@ use crate::lake::{Lake, check_name};
 /// Compression of recorded rollouts: what a call repeats of the one before costs next to nothing.
 const ZSTD_LEVEL: i32 = 6;
 
+/// How long the end of a rollout waits for its last calls, and how often it looks.
+const SETTLE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The rollouts that are under way, by id and attempt. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions(Arc<Mutex<HashMap<(String, u32), Arc<Session>>>>);
@@ -52,6 +56,7 @@ impl Sessions {
     /// another.
     pub async fn finish(&self, session: &Session, outcome: &Outcome, lake: &Lake, batch: &str) -> Result<String> {
         self.discard(session);
+        session.settle().await;
         let path = trace_path(batch, &session.rollout, outcome.retried);
         let lines = session.lines(outcome);
         let bytes = zstd::encode_all(lines.as_bytes(), ZSTD_LEVEL).context("cannot compress what was recorded")?;
@@ -130,6 +135,14 @@ impl Session {
         let mut state = lock(&self.state);
         state.busy.end();
         state.calls.push(record);
+    }
+
+    /// Waits a little for calls under way: those of an agent that was ended are noticed, and recorded as given up, an instant later.
+    async fn settle(&self) {
+        let until = Instant::now() + SETTLE;
+        while lock(&self.state).busy.under_way > 0 && Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Keeps what the server said, so that it is known when it comes back in a prompt.

@@ -326,6 +326,9 @@ async fn a_client_that_goes_away_frees_its_place() {
     let mut response = client().post(&url).bearer_auth(KEY).json(&endless).send().await.unwrap();
     assert!(response.chunk().await.unwrap().is_some());
     drop(response);
+    // The end of the rollout waits for what its agent left behind.
+    let outcome = Outcome { status: Status::Timeout, ..Outcome::default() };
+    server.sessions().finish(&session, &outcome, &lake, BATCH).await.unwrap();
     let metrics = format!("http://{}/metrics", server.address());
     let mut text = String::new();
     for _ in 0..200 {
@@ -336,8 +339,6 @@ async fn a_client_that_goes_away_frees_its_place() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(text.contains("\nfulgurite_calls_under_way 0\n") && text.contains("\nfulgurite_calls_cancelled_total 1\n"), "{text}");
-    let outcome = Outcome { status: Status::Timeout, ..Outcome::default() };
-    server.sessions().finish(&session, &outcome, &lake, BATCH).await.unwrap();
     let context = derived(&lake).await;
     let calls =
         table(&context, "select status, abandoned, http_status, array_length(response_token_ids) > 0 as some from calls").await;

@@ -129,7 +129,7 @@ fn plain_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) ->
     let scale = 1.0 / (q.size()[3] as f64).sqrt();
     let mut scores = (q * scale).matmul(&k.transpose(2, 3)).to_kind(Kind::Float);
     if let Some(mask) = mask {
-        scores = scores + mask;
+        scores += mask;
     }
     (scores.softmax(-1, None).to_kind(v.kind()).matmul(v), scores.logsumexp([-1i64].as_slice(), false))
 }

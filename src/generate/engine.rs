@@ -74,7 +74,7 @@ impl Engine {
         let (sender, events) = unbounded_channel();
         let stopped = |_| Refusal::Stopped("its thread has ended".to_owned());
         self.lock().waiting += 1;
-        self.commands.send(Command::Generate(request, sender)).map_err(stopped)?;
+        self.commands.send(Command::Generate(Box::new(request), sender)).map_err(stopped)?;
         Ok(events)
     }
 

@@ -21,7 +21,7 @@ pub const TILE_ROWS: usize = 16;
 const TRIED_IDS: i64 = 4;
 
 pub enum Command {
-    Generate(Request, UnboundedSender<Event>),
+    Generate(Box<Request>, UnboundedSender<Event>),
     Stop,
 }
 
@@ -80,7 +80,7 @@ impl Worker {
                 false => self.commands.try_recv(),
             };
             match command {
-                Ok(Command::Generate(request, events)) => self.scheduler.add(request, events),
+                Ok(Command::Generate(request, events)) => self.scheduler.add(*request, events),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             }

@@ -157,7 +157,7 @@ impl<'a> Nodes<'a> {
     /// The gradient of a layer's input, given that of its output.
     fn layer_backward(&self, index: usize, layer: LayerTrace, grad_nd: &Tensor) -> Tensor {
         let LayerTrace { x_nd, attended, graphs } = layer;
-        let (before, after) = graphs.map_or_else(|| (self.before(index, &x_nd), vec![]), |graphs| graphs);
+        let (before, after) = graphs.unwrap_or_else(|| (self.before(index, &x_nd), vec![]));
         let (after_x_nd, out_nhc) = self.onwards(index, &x_nd, &attended.out_nhc);
         let mut kept = after.into_iter();
         let (mut x_grads, mut out_grads) = (vec![], vec![]);

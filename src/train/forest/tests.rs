@@ -140,7 +140,7 @@ fn separate(policy: &Policy, rows: &[Row]) -> (f64, BTreeMap<String, Tensor>) {
     let mut total = Tensor::zeros([1], (Kind::Double, Device::Cpu));
     for (index, row) in rows.iter().enumerate() {
         let (start, tokens) = (row.prompt.len() as i64 - 1, row.response.len() as i64);
-        total = total + value_bt.get(index as i64).get(start).square() * weights(index, 0).0;
+        total += value_bt.get(index as i64).get(start).square() * weights(index, 0).0;
         if tokens == 0 {
             continue;
         }
@@ -153,7 +153,7 @@ fn separate(policy: &Policy, rows: &[Row]) -> (f64, BTreeMap<String, Tensor>) {
             Tensor::from_slice(&(0..row.response.len()).map(|token| part(weights(index, token))).collect::<Vec<_>>())
         };
         let each_t = of(|(a, _, _)| a) * (logp_t - of(|(_, b, _)| b)).exp() + of(|(_, _, c)| c) * entropy_t.square();
-        total = total + each_t.sum(Kind::Double);
+        total += each_t.sum(Kind::Double);
     }
     if total.requires_grad() {
         total.backward();

@@ -173,8 +173,8 @@ mod tests {
     fn names_are_completed_from_the_last_word() {
         let history = DefaultHistory::new();
         let (start, words) =
-            Names::of_the_lake().complete("select adv", 10, &rustyline::Context::new(&history)).expect("completes");
-        assert_eq!((start, words), (7, vec!["advantage".to_owned()]));
+            Names::of_the_lake().complete("select observ", 13, &rustyline::Context::new(&history)).expect("completes");
+        assert_eq!((start, words), (7, vec!["observation_hash".to_owned()]));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 
 use crate::exit::Fault;
 use crate::lake::{Input, Lineage, Run};
-use crate::stage::{Context, Summary};
+use crate::stage::{Context, Summary, counted};
 use columns::RejectRow;
 use source::Source;
 
@@ -153,7 +153,11 @@ impl Work<'_> {
         let mut rejects = read.rejects;
         rejects.extend(partition::write(self, read.spill, &read.components, &files)?)?;
         let counts = BTreeMap::from([("files".to_owned(), self.sources.len() as u64), ("records".to_owned(), read.records)]);
-        let warnings = rejects.by_code().into_iter().map(|(code, count)| format!("{count} records set aside: {code}")).collect();
+        let warnings = rejects
+            .by_code()
+            .into_iter()
+            .map(|(code, count)| format!("{} set aside: {code}", counted(count, "records")))
+            .collect();
         self.write_rejects(rejects, &files)?;
         Ok(Outcome { counts, warnings })
     }

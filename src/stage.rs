@@ -119,8 +119,31 @@ impl std::fmt::Display for Summary {
             _ => write!(f, "{stage} {batch}: done in {:.1} s", self.seconds)?,
         }
         for (what, count) in self.rows.iter().chain(self.counts.iter().filter(|(_, count)| **count > 0)) {
-            write!(f, ", {count} {}", what.replace('_', " "))?;
+            write!(f, ", {}", counted(*count, &what.replace('_', " ")))?;
         }
         Ok(())
+    }
+}
+
+/// `2 rejects`, but `1 reject`.
+pub fn counted(count: u64, plural: &str) -> String {
+    let singular = plural.strip_suffix('s').filter(|stem| count == 1 && !stem.ends_with('s'));
+    format!("{count} {}", singular.unwrap_or(plural))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_a_thing_is_named_in_the_singular() {
+        for (count, plural, said) in [
+            (1, "rejects", "1 reject"),
+            (2, "rejects", "2 rejects"),
+            (1, "tool success", "1 tool success"),
+            (0, "files", "0 files"),
+        ] {
+            assert_eq!(counted(count, plural), said);
+        }
     }
 }

@@ -1,6 +1,6 @@
 """An update step of Fulgurite's forest beside the padded, one-transition-per-row step of PyTorch with transformers.
 
-    python benches/train.py MODEL [--layers 6] [--threads 2] [--repeats 3] [--only NAME ...]
+    python benches/train.py MODEL [--layers 6] [--threads 1] [--repeats 3] [--only NAME ...]
 
 MODEL is a Hugging Face directory; its first layers are used. Both sides compute the gradient of the same loss by every parameter for the same
 rows, each as a process of its own, on the same libtorch and threads; what counts is the processor time of the best of several steps (others may

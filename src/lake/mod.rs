@@ -20,13 +20,12 @@
 //! ```
 
 mod commit;
-mod committed;
 mod folder;
 mod local;
 mod manifest;
+mod mended;
 mod parquet;
 mod policy;
-mod prefix;
 mod status;
 mod store;
 mod traces;
@@ -123,7 +122,7 @@ impl Lake {
 
     /// The same for readers of committed files: one that is not there is an error, never an empty table.
     pub fn committed(&self) -> Arc<dyn ObjectStore> {
-        Arc::new(committed::Committed(self.store()))
+        Arc::new(mended::committed(self.store()))
     }
 
     /// The newest manifest of a stage on a batch.

@@ -14,7 +14,7 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig};
 use url::Url;
 
-use super::prefix::Folder;
+use super::mended;
 use crate::exit::Fault;
 
 /// How long a request is tried again before the run ends with exit code 75; a scheduler tries again after that.
@@ -74,7 +74,7 @@ pub fn open(location: &str, directory: Option<&FilePath>) -> Result<Arc<dyn Obje
     };
     let store = opened.map_err(|error| Fault::Usage(format!("cannot open `{location}`: {error}")))?;
     let prefix = Path::from_url_path(url.path()).with_context(|| format!("`{location}` is no path of a store"))?;
-    Ok(if prefix.as_ref().is_empty() { store } else { Arc::new(Folder::new(store, prefix)) })
+    Ok(if prefix.as_ref().is_empty() { store } else { Arc::new(mended::folder(store, prefix)) })
 }
 
 /// A store's error with what was being done. What may pass (no answer, too many requests) asks to be tried again later.

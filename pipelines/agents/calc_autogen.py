@@ -14,8 +14,10 @@ import sys
 from autogen_agentchat.agents import AssistantAgent
 from autogen_core.models import ModelFamily
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from openai import DefaultAsyncHttpxClient
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -43,10 +45,21 @@ def calculator(expression: str) -> str:
     return str(int(result)) if result == int(result) else f"{result:.2f}"
 
 
+async def propagate(request):
+    """AutoGen has no span for a call of a model: as in any service, the request says within which span it is made (`traceparent`)."""
+    inject(request.headers)
+
+
 async def answer(task):
     run = task["rollout"]
     client = OpenAIChatCompletionClient(
-        model=run["model"], base_url=run["base_url"], api_key=run["api_key"], model_info=MODEL, temperature=1.0, max_tokens=64
+        model=run["model"],
+        base_url=run["base_url"],
+        api_key=run["api_key"],
+        model_info=MODEL,
+        temperature=1.0,
+        max_tokens=64,
+        http_client=DefaultAsyncHttpxClient(event_hooks={"request": [propagate]}),
     )
     agent = AssistantAgent("solver", model_client=client, tools=[calculator], system_message=SYSTEM, reflect_on_tool_use=True)
     try:

@@ -93,6 +93,6 @@ create table spans (
     source_file text not null,          -- path or URL as given to ingest
     source_line bigint not null,        -- line or message number in the file, from 1
     source_position integer not null,   -- position in that line or message, from 0
-    source_format text not null,        -- container: otlp_json, otlp_proto, otel_console, agent_lightning, agent_lightning_v1, openai_agents, langsmith, chat, ...
+    source_format text not null,        -- container: otlp_json, otlp_proto, otel_console, agent_lightning, agent_lightning_v1, openai_agents, langsmith, chat, langfuse, phoenix, mlflow, verifiers, atif, swe_agent, adp, claude_code, codex, gemini
     convention text                     -- attribute convention: genai, openinference, traceloop, agentops, ... null where the container decides
 );

@@ -17,14 +17,32 @@ const RECORDINGS: &[&[&str]] = &[
     &["agentlightning_v03/spans_agentops.jsonl", "agentlightning_v03/rollouts_agentops.jsonl"],
     &["agentlightning_v03/spans_otel.jsonl", "agentlightning_v03/rollouts_otel.jsonl"],
     &["agentlightning_v1/events.jsonl", "agentlightning_v1/rollouts.jsonl"],
+    &["atif/hello-world.trajectory.json"],
+    &["atif/hello-world.trajectory.no_function_calling.json"],
+    &["atif/hello-world-context-summarization.trajectory.json"],
+    &["atif/hello-world-context-summarization.trajectory.summarization-1-summary.json"],
+    &["atif/hello-world-invalid-json.trajectory.json"],
     &["autogen_native/agents.otlp.jsonl"],
     &["autogen_native_root/agents.otlp.jsonl"],
     &["autogen_openinference/agents.otlp.jsonl"],
+    &["claude_code_jsonl/representative_messages.jsonl"],
+    &["claude_code_jsonl/sample_session.jsonl"],
+    &["claude_code_jsonl/session_b.jsonl"],
+    &["codex_jsonl/codex-codexNewerFormat.jsonl"],
+    &["codex_jsonl/codex-codexOlderFormat.jsonl"],
     &["langchain_langsmith/runs.jsonl", "langchain_langsmith/feedback.jsonl"],
     &["langchain_langsmith/wire_operations.jsonl"],
     &["langchain_openinference/langgraph.otlp.jsonl"],
     &["langchain_traceloop_0_40/langgraph.otlp.jsonl"],
+    &["langfuse_export/agno-2025-06-11.json"],
+    &["langfuse_export/autogen-2025-06-06.json"],
+    &["langfuse_export/google-vertex-tools-langchain-2025-09-19.json"],
+    &["langfuse_export/langgraph-2025-08-22.json"],
+    &["langfuse_export/microsoft-agent-2025-10-14.json"],
+    &["langfuse_export/openai-agents-2025-09-30.json"],
+    &["langfuse_export/openai-assistants-2024-05-29.json"],
     &["langfuse_sdk/lf.otlp.jsonl"],
+    &["mlflow/traces.jsonl"],
     &["openai_agents_native/ingest_batches.jsonl"],
     &["openai_agents_native/traces.jsonl"],
     &["openai_agents_openinference/agents.otlp.jsonl"],
@@ -49,7 +67,10 @@ const RECORDINGS: &[&[&str]] = &[
     &["otlp_encodings/resourcespans_per_line.jsonl"],
     &["otlp_encodings/single_request.pb"],
     &["otlp_encodings/single_request_pretty.json"],
+    &["other_cli_sessions/gemini-geminiSample.jsonl"],
     &["pydantic_ai_default/agents.otlp.jsonl"],
+    &["swe_agent_traj/function_calling_simple.traj"],
+    &["swe_agent_traj/marshmallow-code__marshmallow-1867.traj"],
     &["vercel_ai_sdk/agents.otlp.jsonl"],
 ];
 
@@ -59,6 +80,7 @@ const RECORDINGS: &[&[&str]] = &[
 ///   would be another run.
 /// * LangSmith: the feedback in its own file, and the wire stream of the same runs, were not read for the summary.
 /// * A client without a root span: its three calls have unique tool-call ids, so that they are one run. Their tools' fates follow.
+/// * MLflow: the assessments were not read for the summary.
 /// * Traceloop's Responses API writes one id into the response and another into the next prompt, but the only request and the only
 ///   result between two calls belong together.
 /// * A single request of an exporter: the run was cut after a call that asked for a tool, whose fate is unknown.
@@ -75,6 +97,7 @@ const CORRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ),
     ("langchain_langsmith/runs.jsonl", &["L Tx L T+ L tokids=0"; 3], &["L Tx L T+ L tokids=0 reward=[1.0]"; 3]),
     ("langchain_langsmith/wire_operations.jsonl", &[], WIRE),
+    ("mlflow/traces.jsonl", &["L Tx L T+ L tokids=3"; 2], &["L Tx L T+ L tokids=3 reward=[1.0]"; 2]),
     ("openai_otelv2_latest_both/scratch.otlp.jsonl", THREE_TRACES, ONE_RUN),
     ("openai_otelv2_latest_span/scratch.otlp.jsonl", THREE_TRACES, ONE_RUN),
     ("openai_otelv2_legacy/scratch.otlp.jsonl", THREE_TRACES, ONE_RUN),
@@ -82,6 +105,31 @@ const CORRECTIONS: &[(&str, &[&str], &[&str])] = &[
     ("openai_traceloop/scratch.otlp.jsonl", &["L (T?) L (T?) L tokids=0"], ONE_RUN),
     ("otlp_encodings/single_request.pb", &["L Tx L tokids=0"], &["L Tx L (T?) tokids=0"]),
     ("otlp_encodings/single_request_pretty.json", &["L Tx L tokids=0"], &["L Tx L (T?) tokids=0"]),
+    // Formats that the summary does not have: counted in the files by hand.
+    ("atif/hello-world.trajectory.json", &[], &["L T+ L (T?) tokids=0"]),
+    ("atif/hello-world.trajectory.no_function_calling.json", &[], &["L L tokids=0"]),
+    ("atif/hello-world-context-summarization.trajectory.json", &[], &["L T+ L T+ L T+ L T+ L T+ L T+ L T+ tokids=7"]),
+    ("atif/hello-world-context-summarization.trajectory.summarization-1-summary.json", &[], &["L tokids=1"]),
+    ("atif/hello-world-invalid-json.trajectory.json", &[], &["L L T+ L T+ L T+ tokids=0"]),
+    ("claude_code_jsonl/representative_messages.jsonl", &[], &["L L T+ L L T+ L tokids=0"]),
+    ("claude_code_jsonl/sample_session.jsonl", &[], &["L T+ L T+ L tokids=0"]),
+    ("claude_code_jsonl/session_b.jsonl", &[], &["L tokids=0"]),
+    ("codex_jsonl/codex-codexNewerFormat.jsonl", &[], &["L T+ tokids=0"]),
+    ("codex_jsonl/codex-codexOlderFormat.jsonl", &[], &["L T+ tokids=0"]),
+    ("langfuse_export/agno-2025-06-11.json", &[], &["L T+ L tokids=0"]),
+    ("langfuse_export/autogen-2025-06-06.json", &[], &["L tokids=0"]),
+    ("langfuse_export/google-vertex-tools-langchain-2025-09-19.json", &[], &["L tokids=0"]),
+    ("langfuse_export/langgraph-2025-08-22.json", &[], &["L T+ L tokids=0 reward=[0.0, 0.1]"]),
+    ("langfuse_export/microsoft-agent-2025-10-14.json", &[], &["L T+ L tokids=0 reward=[1.0, 0.0]"]),
+    ("langfuse_export/openai-agents-2025-09-30.json", &[], &["L T+ L tokids=0 reward=[0.0, 0.8]"]),
+    ("langfuse_export/openai-assistants-2024-05-29.json", &[], &["L tokids=0"]),
+    ("other_cli_sessions/gemini-geminiSample.jsonl", &[], &["L T+ L L T+ L T+ tokids=0"]),
+    ("swe_agent_traj/function_calling_simple.traj", &[], &["L T+ L T+ L T+ L T+ L T+ tokids=0"]),
+    (
+        "swe_agent_traj/marshmallow-code__marshmallow-1867.traj",
+        &[],
+        &["L T+ L T+ L T+ L T+ L T+ L T+ L T+ L T+ L T+ L T+ L T+ tokids=0"],
+    ),
 ];
 
 const WIRE: &[&str] = &[

@@ -285,6 +285,16 @@ pub enum Format {
     OpenAiAgents,
     LangSmith,
     Chat,
+    Atif,
+    ClaudeCode,
+    Codex,
+    Gemini,
+    SweAgent,
+    Adp,
+    Verifiers,
+    Langfuse,
+    Phoenix,
+    Mlflow,
 }
 
 /// Attribute convention of a span.
@@ -300,6 +310,7 @@ pub enum Convention {
     Vercel,
     Langfuse,
     LiteLlm,
+    Mlflow,
     AgentLightning,
     Fulgurite,
 }
@@ -307,11 +318,13 @@ pub enum Convention {
 names!(Format {
     OtlpJson = "otlp_json", OtlpProto = "otlp_proto", OtelConsole = "otel_console", AgentLightning = "agent_lightning",
     AgentLightningV1 = "agent_lightning_v1", OpenAiAgents = "openai_agents", LangSmith = "langsmith", Chat = "chat",
+    Atif = "atif", ClaudeCode = "claude_code", Codex = "codex", Gemini = "gemini", SweAgent = "swe_agent", Adp = "adp",
+    Verifiers = "verifiers", Langfuse = "langfuse", Phoenix = "phoenix", Mlflow = "mlflow",
 });
 names!(Convention {
     GenAi = "genai", GenAiEvents = "genai_events", OpenInference = "openinference", Traceloop = "traceloop",
     AgentOps = "agentops", AutoGen = "autogen", PydanticAi = "pydantic_ai", Vercel = "vercel", Langfuse = "langfuse",
-    LiteLlm = "litellm", AgentLightning = "agent_lightning", Fulgurite = "fulgurite",
+    LiteLlm = "litellm", Mlflow = "mlflow", AgentLightning = "agent_lightning", Fulgurite = "fulgurite",
 });
 names!(Kind {
     Llm = "llm", Tool = "tool", ToolRequest = "tool_request", Agent = "agent", Chain = "chain", Handoff = "handoff",

@@ -171,21 +171,25 @@ fn read_feedback(mut record: Attributes<'_>, origin: Origin, sink: &mut Sink) ->
 ///
 /// Of a field in several parts the later counts, unless it says nothing (null, or an empty object or text).
 pub fn complete(spans: Vec<Span>) -> Vec<Span> {
-    let is_open = |span: &Span| span.part_json.is_some() || span.rewards.iter().any(|reward| reward.aggregate);
+    let is_open = |span: &Span| is_part(span) || span.rewards.iter().any(|reward| reward.aggregate);
     if !spans.iter().any(is_open) {
         return spans;
     }
     let mut parts: BTreeMap<String, Vec<Span>> = BTreeMap::new();
     let mut whole = Vec::with_capacity(spans.len());
     for span in spans {
-        match span.part_json {
-            Some(_) => parts.entry(span.span_id.clone()).or_default().push(span),
-            None => whole.push(span),
+        match is_part(&span) {
+            true => parts.entry(span.span_id.clone()).or_default().push(span),
+            false => whole.push(span),
         }
     }
     whole.extend(parts.into_values().flat_map(join_parts));
     drop_known_means(&mut whole);
     whole
+}
+
+fn is_part(span: &Span) -> bool {
+    span.format == Format::LangSmith && span.part_json.is_some()
 }
 
 fn join_parts(mut parts: Vec<Span>) -> Vec<Span> {

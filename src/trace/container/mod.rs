@@ -1,19 +1,32 @@
 //! Containers: where a format keeps the fields of its spans. One file a container; a record's format is found by its keys.
 
+mod adp;
 pub mod agent_lightning;
 pub mod agent_lightning_v1;
+mod atif;
 pub mod chat;
+mod claude_code;
+mod codex;
+mod dialogue;
+mod gemini;
 pub mod ids;
 mod keys;
+mod langfuse;
 pub mod langsmith;
 mod mend;
 pub(crate) mod metadata;
+mod mlflow;
 pub mod openai_agents;
 pub mod otel_console;
 mod otlp;
 pub mod otlp_json;
 pub mod otlp_proto;
+mod phoenix;
 mod record;
+pub(crate) mod session;
+mod swe_agent;
+mod verifiers;
+mod verifiers_v1;
 
 pub use keys::Keys;
 
@@ -96,6 +109,15 @@ fn read_text(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink)
     if otel_console::recognises(&keys) {
         return otel_console::read(text, origin, options, sink);
     }
+    if langfuse::recognises(&keys) {
+        return langfuse::read(text, origin, options, sink);
+    }
+    if phoenix::recognises(&keys) {
+        return phoenix::read(text, origin, options, sink);
+    }
+    if mlflow::recognises(&keys) {
+        return mlflow::read(text, origin, options, sink);
+    }
     if agent_lightning_v1::recognises(&keys) {
         return agent_lightning_v1::read(text, origin, options, sink);
     }
@@ -107,6 +129,30 @@ fn read_text(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink)
     }
     if openai_agents::recognises(&keys) {
         return openai_agents::read(text, origin, options, sink);
+    }
+    if atif::recognises(&keys) {
+        return atif::read(text, origin, options, sink);
+    }
+    if claude_code::recognises(&keys) {
+        return claude_code::read(text, origin, options, sink);
+    }
+    if codex::recognises(&keys) {
+        return codex::read(text, origin, options, sink);
+    }
+    if gemini::recognises(&keys) {
+        return gemini::read(text, origin, options, sink);
+    }
+    if verifiers::recognises(&keys) {
+        return verifiers::read(text, origin, options, sink);
+    }
+    if verifiers_v1::recognises(&keys) {
+        return verifiers_v1::read(text, origin, options, sink);
+    }
+    if swe_agent::recognises(&keys) {
+        return swe_agent::read(text, origin, options, sink);
+    }
+    if adp::recognises(&keys) {
+        return adp::read(text, origin, options, sink);
     }
     if chat::recognises(&keys) {
         return chat::read(text, origin, options, sink);

@@ -15,6 +15,7 @@ mod identity;
 mod kind;
 mod langfuse;
 mod litellm;
+mod mlflow;
 mod openinference;
 mod pydantic_ai;
 mod python;
@@ -98,6 +99,9 @@ fn read_llm(attributes: &mut Attributes<'_>, llm: &mut Llm, present: Present) {
     if present.langfuse {
         langfuse::llm(attributes, llm);
     }
+    if present.mlflow {
+        mlflow::llm(attributes, llm);
+    }
     if present.vercel {
         vercel::llm(attributes, llm);
     }
@@ -124,6 +128,9 @@ fn read_llm(attributes: &mut Attributes<'_>, llm: &mut Llm, present: Present) {
 fn read_tool(attributes: &mut Attributes<'_>, span: &Span, tool: &mut Tool, present: Present) {
     if present.langfuse {
         langfuse::tool(attributes, span, tool);
+    }
+    if present.mlflow {
+        mlflow::tool(attributes, span, tool);
     }
     if present.vercel {
         vercel::tool(attributes, tool);
@@ -152,6 +159,9 @@ fn framework(attributes: &mut Attributes<'_>, span: &mut Span, present: Present)
     }
     if present.openinference {
         openinference::common(attributes, span, present.scores);
+    }
+    if present.mlflow {
+        mlflow::common(span);
     }
     if present.vercel {
         vercel::common(attributes, span);
@@ -273,6 +283,7 @@ impl Present {
             (self.litellm, Convention::LiteLlm),
             (self.agent_lightning, Convention::AgentLightning),
             (self.openinference, Convention::OpenInference),
+            (self.mlflow, Convention::Mlflow),
             (self.pydantic_ai || scope == "pydantic-ai", Convention::PydanticAi),
             (self.vercel, Convention::Vercel),
             (scope.starts_with("autogen"), Convention::AutoGen),

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::trace::container::session;
 use crate::trace::message::{Message, Role};
-use crate::trace::span::{Format, Identity, Kind, Llm, Reward, Span};
+use crate::trace::span::{Format, Identity, Kind, Llm, Origin, Reward, Span};
 
 /// Hash of an id. At 128 bits two ids do not meet by chance.
 type Id = u128;
@@ -20,8 +21,10 @@ pub struct Joiner {
     traces: HashMap<Id, Trace>,
     /// Attempts of each stated rollout, with the last time that each was seen.
     attempts: BTreeMap<Box<str>, BTreeMap<Option<Box<str>>, i64>>,
-    /// Traces of the spans that a record without a trace may be about, by LangSmith run id and by response id.
+    /// Traces of the spans that a record without a trace may be about, by the ids of LangSmith's runs and Phoenix's spans, and by response id.
     targets: HashMap<Id, Target>,
+    /// The session that the first line of a session file names, with that line's number.
+    files: HashMap<u32, (u64, Id)>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +70,10 @@ impl Joiner {
         }
         let Some(trace_id) = trace_of(span) else { return };
         let id = hash(trace_id);
-        if span.format == Format::LangSmith && span.kind != Kind::Reward {
+        if session::is_of_file(span.format) {
+            note_file(&mut self.files, span.origin.file, (span.origin.line, id));
+        }
+        if matches!(span.format, Format::LangSmith | Format::Phoenix) && span.kind != Kind::Reward {
             note_target(&mut self.targets, hash(&span.span_id), Target::Trace(id));
         }
         if let Some(response) = span.llm.as_ref().and_then(|llm| llm.response_id.as_deref()) {
@@ -106,6 +112,9 @@ impl Joiner {
         }
         for (id, target) in other.targets {
             note_target(&mut self.targets, id, target);
+        }
+        for (file, first) in other.files {
+            note_file(&mut self.files, file, first);
         }
         for (id, theirs) in other.traces {
             let trace = self.traces.entry(id).or_insert_with(|| Trace { id: theirs.id, ..Trace::default() });
@@ -165,7 +174,8 @@ impl Joiner {
             };
             rollouts.insert(*id, rollout);
         }
-        Components { rollouts, attempts, targets: self.targets }
+        let files = self.files.into_iter().map(|(file, (_, session))| (file, session)).collect();
+        Components { rollouts, attempts, targets: self.targets, files }
     }
 }
 
@@ -253,6 +263,8 @@ pub struct Components {
     rollouts: HashMap<Id, (Box<str>, RolloutSource)>,
     attempts: HashMap<Box<str>, Attempts>,
     targets: HashMap<Id, Target>,
+    /// Sessions of files whose lines do not name theirs.
+    files: HashMap<u32, Id>,
 }
 
 /// How the rollout id of a span was found.
@@ -284,6 +296,7 @@ impl Components {
     pub fn key(&self, span: &Span) -> u64 {
         let id = match self.rollout(span) {
             Some((rollout, _)) => hash(&rollout),
+            None if session::is_of_file(span.format) => hash(&span.origin.file.to_string()),
             None => hash(&format!("{}:{}", span.origin.file, span.origin.line)),
         };
         id as u64
@@ -298,6 +311,9 @@ impl Components {
         }
         if let Some(trace) = trace_of(span) {
             return of_trace(hash(trace));
+        }
+        if session::is_of_file(span.format) {
+            return of_trace(*self.files.get(&span.origin.file)?);
         }
         // A part of a run that names the run alone, and a call that names its response alone.
         let own = span.part_json.is_some().then_some(span.span_id.as_str());
@@ -338,6 +354,10 @@ pub fn locator(span: &Span) -> Span {
     };
     if alone {
         locator.origin = span.origin;
+        if session::is_of_file(span.format) {
+            locator.origin = Origin { file: span.origin.file, ..Origin::default() };
+            return locator;
+        }
         locator.span_id = span.span_id.clone();
         locator.part_json = span.part_json.as_ref().map(|_| Box::default());
         let response = span.llm.as_ref().and_then(|llm| llm.response_id.clone());
@@ -424,6 +444,11 @@ fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
+}
+
+/// The line that comes first counts, whatever thread saw it.
+fn note_file(files: &mut HashMap<u32, (u64, Id)>, file: u32, first: (u64, Id)) {
+    files.entry(file).and_modify(|known| *known = first.min(*known)).or_insert(first);
 }
 
 fn note_target(targets: &mut HashMap<Id, Target>, id: Id, target: Target) {

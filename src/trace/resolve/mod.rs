@@ -30,7 +30,7 @@ use std::sync::Arc;
 pub use join::{Components, Joiner, RolloutSource, locator};
 pub use row::{Evidence, Row, ToolStatus};
 
-use super::container::langsmith;
+use super::container::{langsmith, session};
 use super::span::{Origin, Span};
 
 /// Something that a span states and that its row cannot hold: for the table `rejects`. The rest of the span has its row.
@@ -102,7 +102,7 @@ pub fn resolve(spans: Vec<Span>, components: &Components, files: &[String]) -> (
     let mut unresolved = Vec::new();
     for (rollout, (source, mut spans)) in rollouts {
         drop_impossible_ends(&mut spans, &mut unresolved);
-        let mut nodes = merge::records(spans);
+        let mut nodes = merge::records(session::complete(spans));
         merge::events(&mut nodes);
         served::adopt(&mut nodes);
         tree::link(&mut nodes);
@@ -122,7 +122,9 @@ pub fn resolve(spans: Vec<Span>, components: &Components, files: &[String]) -> (
 pub fn rollout_of(span: &Span, components: &Components, files: &[String]) -> (Box<str>, RolloutSource) {
     components.rollout(span).unwrap_or_else(|| {
         let file = files.get(span.origin.file as usize).map_or("", String::as_str);
-        (format!("{file}:{}", span.origin.line).into(), RolloutSource::Record)
+        // A session file whose beginning is missing is one run.
+        let place = if session::is_of_file(span.format) { file.to_owned() } else { format!("{file}:{}", span.origin.line) };
+        (place.into(), RolloutSource::Record)
     })
 }
 

@@ -11,6 +11,7 @@ mod blocks;
 pub mod config;
 mod engine;
 mod forward;
+pub mod grammar;
 pub mod key;
 mod plan;
 pub mod sample;
@@ -19,6 +20,7 @@ mod worker;
 
 pub use config::GenerateConfig;
 pub use engine::{Completion, Engine, complete};
+pub use grammar::Grammar;
 pub use key::Key;
 pub use sample::Sampling;
 

@@ -21,6 +21,7 @@ mod call;
 mod config;
 mod gather;
 mod local;
+mod memory;
 mod metrics;
 mod openai;
 mod outcome;

@@ -2,6 +2,7 @@
 //! functions, so that what is learnt from is what was seen.
 
 pub mod gguf;
+pub mod grammar;
 pub mod messages;
 pub mod python;
 pub mod template;

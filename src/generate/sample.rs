@@ -1,11 +1,14 @@
 //! From the logits of one position to one sampled id and its two log-probabilities.
 //!
-//! Processors run in vLLM's order: logit bias, penalties, temperature, min-p, top-k, top-p. (transformers applies min-p last, which
+//! Processors run in vLLM's order: logit bias, penalties, grammar, temperature, min-p, top-k, top-p. (transformers applies min-p last, which
 //! differs only where it is combined with top-k or top-p.) Ids that survive are drawn by inverting their cumulative distribution in
 //! the order of the ids, so that one uniform number decides.
 
 use std::collections::BTreeMap;
 
+use llguidance::toktrie::SimpleVob;
+
+use super::grammar::{Grammar, Progress};
 use super::{Request, key::Stream};
 
 /// How many of the likeliest ids are sorted first; nearly every top-p ends among them.
@@ -36,6 +39,8 @@ pub struct Sampling {
     pub stop_ids: Vec<u32>,
     /// How many of the likeliest ids to report beside each sampled one.
     pub logprobs: usize,
+    /// What the response has to be; ids that it does not allow are not drawn.
+    pub grammar: Option<Grammar>,
 }
 
 impl Default for Sampling {
@@ -52,6 +57,7 @@ impl Default for Sampling {
             max_tokens: 256,
             stop_ids: Vec::new(),
             logprobs: 0,
+            grammar: None,
         }
     }
 }
@@ -95,7 +101,12 @@ impl Sampling {
 
     /// Whether ids are drawn from the policy at the temperature as it is.
     fn is_plain(&self) -> bool {
-        !self.has_penalties() && self.logit_bias.is_empty() && self.top_p >= 1.0 && self.top_k == 0 && self.min_p == 0.0
+        !self.has_penalties()
+            && self.logit_bias.is_empty()
+            && self.top_p >= 1.0
+            && self.top_k == 0
+            && self.min_p == 0.0
+            && self.grammar.is_none()
     }
 }
 
@@ -117,6 +128,8 @@ pub struct Sampler {
     drawn: usize,
     /// How often each id is in the response; ids of the prompt stand with 0. Empty where there are no penalties.
     seen: BTreeMap<u32, u32>,
+    /// How far the response has come in its grammar.
+    progress: Option<Progress>,
 }
 
 impl Sampler {
@@ -126,16 +139,21 @@ impl Sampler {
             true => request.prompt.iter().map(|id| (*id, 0)).collect(),
             false => BTreeMap::new(),
         };
-        Sampler { stream: request.key.stream(&request.prompt), sampling, drawn: 0, seen }
+        let progress = sampling.grammar.as_ref().map(Grammar::begin);
+        Sampler { stream: request.key.stream(&request.prompt), sampling, drawn: 0, seen, progress }
     }
 
     /// The next id.
     ///
     /// * `logits`: `[V]`, of the position before it.
     ///
-    /// Fails where the logits hold NaN or positive infinity, or every id is forbidden.
+    /// Fails where the logits hold NaN or positive infinity, every id is forbidden, or the grammar is too complex at this place.
     pub fn next(&mut self, logits: &[f32]) -> Result<Sampled, String> {
-        let sampled = self.draw(logits)?;
+        let allowed = self.progress.as_mut().map(Progress::allowed).transpose()?;
+        let sampled = self.draw(logits, allowed.as_ref())?;
+        if let Some(progress) = &mut self.progress {
+            progress.accept(sampled.id)?;
+        }
         self.drawn += 1;
         if self.sampling.has_penalties() {
             *self.seen.entry(sampled.id).or_insert(0) += 1;
@@ -143,7 +161,8 @@ impl Sampler {
         Ok(sampled)
     }
 
-    fn draw(&self, logits: &[f32]) -> Result<Sampled, String> {
+    /// * `allowed`: ids that the grammar allows; `None` where there is no grammar.
+    fn draw(&self, logits: &[f32], allowed: Option<&SimpleVob>) -> Result<Sampled, String> {
         let sampling = &self.sampling;
         let temperature = if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 };
         let policy = Softmax::new(logits, temperature).ok_or("the model's logits are not numbers")?;
@@ -153,10 +172,10 @@ impl Sampler {
                 let id = policy.invert(logits, self.stream.uniform(self.drawn));
                 (id, policy.logprob(logits[id as usize]))
             }
-            (true, false) => self.draw_processed(&self.penalised(logits), temperature)?,
+            (true, false) => self.draw_processed(&self.processed(logits, allowed), temperature)?,
             (false, true) => (policy.likeliest, 0.0),
             (false, false) => {
-                let likeliest = Softmax::new(&self.penalised(logits), 1.0).ok_or("every id is forbidden")?.likeliest;
+                let likeliest = Softmax::new(&self.processed(logits, allowed), 1.0).ok_or("every id is forbidden")?.likeliest;
                 (likeliest, 0.0)
             }
         };
@@ -166,6 +185,17 @@ impl Sampler {
             sampled_logprob: sampled_logprob as f32,
             top,
         })
+    }
+
+    /// The logits after bias, penalties and grammar.
+    fn processed(&self, logits: &[f32], allowed: Option<&SimpleVob>) -> Vec<f32> {
+        let mut logits = self.penalised(logits);
+        if let Some(allowed) = allowed {
+            // The model's vocabulary may be padded to more ids than the tokenizer has.
+            let is_allowed = |id: usize| id < allowed.len() && allowed.get(id);
+            logits.iter_mut().enumerate().filter(|(id, _)| !is_allowed(*id)).for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+        }
+        logits
     }
 
     /// The logits after bias and penalties.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::config::ServeConfig;
 use super::local::Local;
+use super::memory::Memory;
 use super::metrics::Metrics;
 use super::openai::ApiError;
 use super::record::now_ns;
@@ -61,6 +62,8 @@ pub struct App {
     /// Rollouts that nobody has begun are begun by their first call.
     pub open: bool,
     pub metrics: Metrics,
+    /// What clients may go on with by the id of a response.
+    pub memory: Memory,
     /// Random, so that ids of two runs of the server differ.
     pub run_id: String,
     calls: AtomicU64,
@@ -77,6 +80,7 @@ impl App {
             sessions: Sessions::default(),
             open,
             metrics: Metrics::default(),
+            memory: Memory::default(),
             run_id: uuid::Uuid::new_v4().simple().to_string(),
             calls: AtomicU64::new(0),
             started_ns: now_ns(),

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::app::App;
+use super::memory::History;
 use super::metrics::Metrics;
 use super::openai::ApiError;
 use super::record::{CallRecord, now_ns};
@@ -21,6 +22,8 @@ pub struct Call {
     app: Arc<App>,
     pub session: Option<Arc<Session>>,
     pub record: CallRecord,
+    /// The conversation before the answer, where it is to be kept.
+    pub history: Option<History>,
     ended: bool,
 }
 
@@ -57,7 +60,7 @@ impl Call {
             model: app.config.model.clone(),
             ..CallRecord::default()
         };
-        Ok(Call { app: Arc::clone(app), session, record, ended: false })
+        Ok(Call { app: Arc::clone(app), session, record, history: None, ended: false })
     }
 
     pub fn app(&self) -> &Arc<App> {
@@ -78,6 +81,9 @@ impl Call {
         Metrics::add(&self.app.metrics.answered, 1);
         if let Some(session) = &self.session {
             session.said(turns);
+        }
+        if let (Some(history), Some(answer)) = (self.history.take(), self.record.choices.first()) {
+            self.app.memory.put(&self.record.response_id, history, answer);
         }
         self.end();
     }

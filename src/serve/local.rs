@@ -1,6 +1,6 @@
 //! The policy answers: from a request to the engine's choices.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::response::Response;
 use serde_json::Value;
@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::app::Api;
 use super::call::Call;
+use super::memory::History;
 use super::openai::ApiError;
 use super::openai::chat::{ChatRequest, Conversation};
 use super::openai::completions::{CompletionRequest, Prompt};
@@ -17,14 +18,17 @@ use super::record::ChoiceRecord;
 use super::speaker::Speaker;
 use super::splice::{self, Prefix, Spliced, Words};
 use super::write::{self, Style};
-use crate::generate::{Engine, Key, Refusal, Request, Sampling};
+use crate::generate::{Engine, Grammar, Key, Refusal, Request, Sampling};
 use crate::text::Text;
+use crate::text::grammar::{Form, Grammars};
 
 /// A policy: its engine and its words.
 pub struct Local {
     engine: Engine,
     text: Arc<Text>,
     ends: Vec<(String, u32)>,
+    /// Made for the first request that needs one; the reason where the policy can have none.
+    grammars: OnceLock<Result<Grammars, String>>,
 }
 
 /// A request as the engine will see it.
@@ -35,12 +39,13 @@ struct Asked {
     /// Whether tools were offered, and whether one answer may call several.
     tools: bool,
     parallel: bool,
+    grammar: Option<Grammar>,
 }
 
 impl Local {
     pub fn new(engine: Engine, text: Text) -> Local {
         let ends = text.end_ids().iter().map(|id| (text.decode(&[*id]), *id)).filter(|(end, _)| !end.is_empty()).collect();
-        Local { engine, text: Arc::new(text), ends }
+        Local { engine, text: Arc::new(text), ends, grammars: OnceLock::new() }
     }
 
     /// Longest prompt and answer together, in tokens.
@@ -61,7 +66,7 @@ impl Local {
             Api::Completions => self.completion(call, body)?,
             Api::Responses => self.responses(call, body)?,
         };
-        let Asked { wish, prompt, style, tools, parallel } = asked;
+        let Asked { wish, prompt, style, tools, parallel, grammar } = asked;
         let room = self.context_tokens().saturating_sub(prompt.ids.len());
         if room == 0 {
             let (tokens, context) = (prompt.ids.len(), self.context_tokens());
@@ -79,7 +84,7 @@ impl Local {
         call.record.choices = vec![ChoiceRecord::default(); wish.n];
 
         let key = key(call, &wish, &prompt.ids);
-        let sampling = sampling(&wish, room, self.text.end_ids());
+        let sampling = Sampling { grammar, ..sampling(&wish, room, self.text.end_ids()) };
         let mut voices = Vec::with_capacity(wish.n);
         for choice in 0..wish.n {
             let key = Key { choice: choice as u64, ..key.clone() };
@@ -99,22 +104,37 @@ impl Local {
         call.asked(&body, &conversation.messages, &conversation.tools);
         let wish = request.wish()?;
         let style = Style::chat(call, &wish, request.include_usage());
-        self.conversation(call, conversation, wish, style)
+        self.conversation(call, conversation, request.form()?, wish, style)
     }
 
     fn responses(&self, call: &mut Call, body: Value) -> Result<Asked, ApiError> {
         call.record.response_id.insert_str(0, "resp_");
         call.asked(&body, &[], &[]);
         let request: ResponsesRequest = parse(&body)?;
-        let conversation = request.conversation()?;
+        let mut said = match &request.previous_response_id {
+            Some(id) => call.app().memory.get(id).ok_or_else(|| forgotten(id))?,
+            None => History::new(),
+        };
+        said.extend(request.chat()?.into_iter().map(Arc::new));
+        let conversation = request.conversation(said.iter().map(Arc::as_ref))?;
         call.asked(&body, &conversation.messages, &conversation.tools);
         let wish = request.wish()?;
+        let form = request.form()?;
+        call.history = (request.store != Some(false)).then_some(said);
         let style = Style::responses(call, &wish, body);
-        self.conversation(call, conversation, wish, style)
+        self.conversation(call, conversation, form, wish, style)
     }
 
-    fn conversation(&self, call: &Call, conversation: Conversation, wish: Wish, style: Style) -> Result<Asked, ApiError> {
+    fn conversation(
+        &self,
+        call: &Call,
+        conversation: Conversation,
+        form: Option<Form>,
+        wish: Wish,
+        style: Style,
+    ) -> Result<Asked, ApiError> {
         let Conversation { messages, tools, parallel_tool_calls } = conversation;
+        let grammar = form.map(|form| self.grammar(&form)).transpose()?;
         let words = Words {
             render: &|messages, opened| self.text.render(messages, &tools, opened),
             encode: &|text| self.text.encode(text),
@@ -126,7 +146,15 @@ impl Local {
             Some(session) => splice::prompt(&messages, &session.turns(), &words),
             None => splice::prompt(&messages, &[], &words),
         };
-        Ok(Asked { wish, prompt: prompt.map_err(refused)?, style, tools: !tools.is_empty(), parallel: parallel_tool_calls })
+        let (prompt, tools) = (prompt.map_err(refused)?, !tools.is_empty());
+        Ok(Asked { wish, prompt, style, tools, parallel: parallel_tool_calls, grammar })
+    }
+
+    fn grammar(&self, form: &Form) -> Result<Grammar, ApiError> {
+        let param = if form.content.is_some() { "response_format" } else { "tools" };
+        let refused = |reason: String| ApiError::unsupported(param, format!("the answer cannot be held to `{param}`: {reason}"));
+        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.text)).as_ref();
+        grammars.map_err(|reason| refused(reason.clone()))?.of(form).map_err(refused)
     }
 
     fn completion(&self, call: &mut Call, body: Value) -> Result<Asked, ApiError> {
@@ -147,7 +175,14 @@ impl Local {
             return Err(ApiError::invalid("prompt", "`prompt` is empty"));
         }
         let style = Style::completions(call, &wish, request.include_usage());
-        Ok(Asked { wish, prompt: Spliced { text, ids, prefix: Prefix::First }, style, tools: false, parallel: true })
+        Ok(Asked {
+            wish,
+            prompt: Spliced { text, ids, prefix: Prefix::First },
+            style,
+            tools: false,
+            parallel: true,
+            grammar: None,
+        })
     }
 
     /// The engine's state, for `/metrics`.
@@ -206,7 +241,13 @@ fn sampling(wish: &Wish, room: usize, ends: &[u32]) -> Sampling {
         max_tokens: wish.max_tokens.unwrap_or(room).min(room),
         stop_ids: ends.iter().chain(&wish.stop_ids).copied().collect(),
         logprobs: wish.logprobs.unwrap_or(0),
+        grammar: None,
     }
+}
+
+fn forgotten(id: &str) -> ApiError {
+    let message = format!("there is no response `{id}`, or not any more; send the items of the conversation in `input`");
+    ApiError { code: Some("previous_response_not_found"), ..ApiError::invalid("previous_response_id", message) }
 }
 
 fn refusal(refusal: Refusal) -> ApiError {

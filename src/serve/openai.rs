@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod completions;
 pub mod error;
+pub mod form;
 pub mod messages;
 pub mod responses;
 pub mod shared;

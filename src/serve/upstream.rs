@@ -161,7 +161,7 @@ fn put(body: &mut Value, key: &str, value: Value) {
 fn describe(api: Api, call: &mut Call, body: &Value) {
     let conversation = match api {
         Api::Chat => parse::<ChatRequest>(body).and_then(|request| request.conversation()),
-        Api::Responses => parse::<ResponsesRequest>(body).and_then(|request| request.conversation()),
+        Api::Responses => parse::<ResponsesRequest>(body).and_then(|request| request.conversation(request.chat()?.iter())),
         Api::Completions => {
             let messages = body["prompt"].as_str().map(|prompt| json!({ "role": "user", "content": prompt }));
             return call.asked(body, &Vec::from_iter(messages), &[]);

@@ -81,6 +81,11 @@ impl Tokenizer {
         token.chars().flat_map(|c| byte_of(c).map_or_else(|| c.to_string().into_bytes(), |byte| vec![byte])).collect()
     }
 
+    /// Whether every id stands for the same bytes wherever it is.
+    pub fn is_byte_level(&self) -> bool {
+        self.byte_level
+    }
+
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }

@@ -58,19 +58,28 @@ impl ToolFormat {
     ///
     /// * `calls`: name, and arguments as JSON; arguments that are none are written as they are.
     pub fn write(self, calls: &[ParsedCall]) -> String {
-        let (key, separator) = match self {
-            ToolFormat::Hermes => ("arguments", "\n"),
-            ToolFormat::Llama3 => ("parameters", "; "),
-        };
         let written = calls.iter().map(|ParsedCall { name, arguments }| {
-            let name = serde_json::Value::from(name.as_str());
-            let call = format!("{{\"name\": {name}, \"{key}\": {arguments}}}");
-            match self {
-                ToolFormat::Hermes => format!("{OPEN}\n{call}\n{CLOSE}"),
-                ToolFormat::Llama3 => call,
-            }
+            let (before, after) = self.around(name);
+            before + arguments + &after
         });
-        written.collect::<Vec<_>>().join(separator)
+        written.collect::<Vec<_>>().join(self.separator())
+    }
+
+    /// What stands before and after the arguments of a call.
+    pub fn around(self, name: &str) -> (String, String) {
+        let name = serde_json::Value::from(name);
+        match self {
+            ToolFormat::Hermes => (format!("{OPEN}\n{{\"name\": {name}, \"arguments\": "), format!("}}\n{CLOSE}")),
+            ToolFormat::Llama3 => (format!("{{\"name\": {name}, \"parameters\": "), "}".to_owned()),
+        }
+    }
+
+    /// What stands between two calls.
+    pub fn separator(self) -> &'static str {
+        match self {
+            ToolFormat::Hermes => "\n",
+            ToolFormat::Llama3 => "; ",
+        }
     }
 
     /// Bytes at the beginning of a response that is still being written which are text for certain: what follows is a call, or may become

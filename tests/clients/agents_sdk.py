@@ -4,7 +4,7 @@ import asyncio
 
 from agents import Agent, Runner, function_tool, set_default_openai_api, set_tracing_disabled
 
-from common import ANSWER, QUESTION
+from common import ANSWER, QUESTION, Verdict
 from common import add as plain_add
 
 set_tracing_disabled(True)
@@ -31,6 +31,10 @@ async def main():
             if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
                 deltas.append(event.data.delta)
         assert streamed.final_output == ANSWER and "".join(deltas) == ANSWER, (streamed.final_output, deltas)
+
+        judge = Agent(name="judge", model="policy", output_type=Verdict)
+        result = await Runner.run(judge, QUESTION)
+        assert isinstance(result.final_output, Verdict), result.final_output
 
 
 asyncio.run(main())

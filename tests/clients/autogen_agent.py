@@ -3,16 +3,17 @@
 import asyncio
 
 from autogen_agentchat.agents import AssistantAgent
+from autogen_core.models import UserMessage
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from common import ANSWER, QUESTION, add
+from common import ANSWER, QUESTION, Verdict, add
 
 INFO = {
     "vision": False,
     "function_calling": True,
     "json_output": False,
     "family": "unknown",
-    "structured_output": False,
+    "structured_output": True,
     "multiple_system_messages": True,
 }
 
@@ -34,6 +35,8 @@ async def main():
         assert "ToolCallRequestEvent" in kinds and "ToolCallExecutionEvent" in kinds, kinds
         assert result.messages[-1].content == ANSWER, result.messages[-1]
         assert not stream or "".join(chunks) == ANSWER, chunks
+        answer = await client.create([UserMessage(content=QUESTION, source="user")], json_output=Verdict)
+        Verdict.model_validate_json(answer.content)
         await client.close()
 
 

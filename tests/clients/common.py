@@ -1,6 +1,9 @@
 """What the clients share: the server's address from the environment, and the tool that the policy calls."""
 
 import os
+from typing import Literal
+
+from pydantic import BaseModel, Field
 
 BASE_URL = os.environ["OPENAI_BASE_URL"]
 KEY = os.environ["OPENAI_API_KEY"]
@@ -18,6 +21,13 @@ TOOL = {
         },
     },
 }
+
+
+class Verdict(BaseModel):
+    """What an answer is held to."""
+
+    verdict: Literal["yes", "no"]
+    sums: list[int] = Field(max_length=3)
 
 
 def add(a: int, b: int) -> int:

@@ -4,7 +4,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
-from common import ANSWER, QUESTION
+from common import ANSWER, QUESTION, Verdict
 from common import add as plain_add
 
 
@@ -25,4 +25,8 @@ for use_responses_api in (False, True):
         assert messages[1].tool_calls[0]["args"] == {"a": 17, "b": 25}, messages[1]
         assert messages[2].content == "42", messages[2]
         assert messages[3].text == ANSWER, messages[3]
+    model = ChatOpenAI(model="policy", max_retries=0, use_responses_api=use_responses_api)
+    for method in ("json_schema", "function_calling"):
+        answer = model.with_structured_output(Verdict, method=method).invoke(QUESTION)
+        assert isinstance(answer, Verdict), answer
 print("ok")

@@ -5,7 +5,7 @@ import json
 import openai
 from openai import OpenAI
 
-from common import ANSWER, QUESTION, TOOL, add
+from common import ANSWER, QUESTION, TOOL, Verdict, add
 
 client = OpenAI(max_retries=0)
 assert [model.id for model in client.models.list()] == ["policy"]
@@ -105,6 +105,24 @@ def parameters():
     assert streamed == first.choices[0].text, (streamed, first.choices[0].text)
 
 
+def structured():
+    asked = {"model": "policy", "messages": [{"role": "user", "content": QUESTION}]}
+    parsed = client.chat.completions.parse(**asked, response_format=Verdict, n=4)
+    assert all(isinstance(choice.message.parsed, Verdict) for choice in parsed.choices), parsed
+    with client.chat.completions.stream(**asked, response_format=Verdict) as events:
+        for _ in events:
+            pass
+        assert isinstance(events.get_final_completion().choices[0].message.parsed, Verdict)
+    assert isinstance(client.responses.parse(model="policy", input=QUESTION, text_format=Verdict).output_parsed, Verdict)
+    plain = client.chat.completions.create(**asked, response_format={"type": "json_object"}).choices[0]
+    assert isinstance(json.loads(plain.message.content), dict), plain
+    named = {"type": "function", "function": {"name": "add"}}
+    for choice in ("required", named):
+        message = client.chat.completions.create(**asked, tools=[TOOL], tool_choice=choice).choices[0].message
+        assert message.tool_calls[0].function.name == "add", message
+        assert isinstance(json.loads(message.tool_calls[0].function.arguments)["a"], int), message
+
+
 def refusals():
     def refused(error, **more):
         try:
@@ -114,8 +132,8 @@ def refusals():
         raise AssertionError(f"{more} was not refused")
 
     assert refused(openai.BadRequestError, temperature=-1).param == "temperature"
-    assert refused(openai.BadRequestError, tool_choice="required").code == "unsupported_parameter"
-    assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
+    assert refused(openai.BadRequestError, tools=[], tool_choice="required").param == "tool_choice"
+    assert refused(openai.BadRequestError, response_format={"type": "json_schema"}).param == "response_format"
     assert refused(openai.BadRequestError, messages=[{"role": "user", "content": "x" * 5000}]).code == "context_length_exceeded"
     try:
         OpenAI(api_key="wrong", max_retries=0).models.list()
@@ -129,5 +147,6 @@ for stream in (False, True):
     chat(stream)
     responses(stream)
 parameters()
+structured()
 refusals()
 print("ok")

@@ -1,5 +1,7 @@
 //! Rollouts from tasks to tables, on a tiny policy with random weights: agents that are commands, the built-in one, runs that were killed.
 
+mod mistakes;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -2,7 +2,10 @@
 
 mod clients;
 mod command;
-mod policy;
+mod constrained;
+mod limits;
+pub mod policy;
+mod remembered;
 mod scripted;
 
 use std::time::Duration;
@@ -44,15 +47,19 @@ async fn proxy(dialect: Dialect) -> (Server, scripted::Upstream) {
 
 /// A server of the policy whose weights are set by hand.
 async fn served(open: bool) -> Server {
+    served_with(open, ServeConfig::default(), GenerateConfig::default()).await
+}
+
+async fn served_with(open: bool, config: ServeConfig, generate: GenerateConfig) -> Server {
     let folder = tempfile::tempdir().unwrap();
     policy::write(folder.path());
     let text = Text::load(folder.path()).expect("loads");
     tch::set_num_threads(1);
     let model = Model::load(folder.path(), tch::Device::Cpu, tch::Kind::Float).expect("loads");
-    let engine = Engine::start(model, GenerateConfig { kv_mib: 8, ..GenerateConfig::default() }).expect("starts");
+    let engine = Engine::start(model, GenerateConfig { kv_mib: 8, ..generate }).expect("starts");
     let options = Options { key: Some(KEY.to_owned()), open, ..Options::default() };
     let policy = Policy::Local { engine, text, version: Some(3) };
-    Server::start(&ServeConfig::default(), options, policy).await.expect("starts")
+    Server::start(&config, options, policy).await.expect("starts")
 }
 
 fn client() -> reqwest::Client {

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::shared::{OneOrMany, SamplingFields, Token, Usage, Wish, alternatives, choices, limit};
-use super::{ApiError, messages};
+use super::{ApiError, form, messages};
+use crate::text::grammar::Form;
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct ChatRequest {
@@ -56,7 +57,6 @@ pub struct Conversation {
 
 impl ChatRequest {
     pub fn wish(&self) -> Result<Wish, ApiError> {
-        messages::refuse_format("response_format", self.response_format.as_ref())?;
         let newer = limit("max_completion_tokens", self.max_completion_tokens)?;
         let logprobs = match (self.logprobs, alternatives("top_logprobs", self.top_logprobs)?) {
             (Some(true), top) => Some(top),
@@ -74,12 +74,18 @@ impl ChatRequest {
 
     pub fn conversation(&self) -> Result<Conversation, ApiError> {
         let tools = messages::tools(self.tools.as_deref())?;
-        let offered = messages::offers_tools(self.tool_choice.as_ref())?;
         Ok(Conversation {
             messages: messages::normalise(&self.messages)?,
-            tools: if offered { tools } else { Vec::new() },
+            tools: if form::offers_tools(self.tool_choice.as_ref()) { tools } else { Vec::new() },
             parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
         })
+    }
+
+    /// What the answer has to be; `None` where it may be anything.
+    pub fn form(&self) -> Result<Option<Form>, ApiError> {
+        let format = form::format("response_format", self.response_format.as_ref())?;
+        let choice = form::choice(self.tool_choice.as_ref())?;
+        form::form(format, &choice, self.tools.as_deref().unwrap_or_default(), self.parallel_tool_calls.unwrap_or(true))
     }
 
     pub fn include_usage(&self) -> bool {
@@ -229,7 +235,7 @@ mod tests {
         assert_eq!(wish.stops, ["x", "y"]);
         assert_eq!(request(json!({ "top_logprobs": 2 })).wish().unwrap_err().param, Some("top_logprobs"));
         assert_eq!(
-            request(json!({ "response_format": { "type": "json_schema" } })).wish().unwrap_err().param,
+            request(json!({ "response_format": { "type": "json_schema" } })).form().unwrap_err().param,
             Some("response_format")
         );
     }

@@ -118,33 +118,6 @@ pub fn tools(tools: Option<&[Value]>) -> Result<Vec<Value>, ApiError> {
         .collect()
 }
 
-/// Whether tools are offered at all. A choice that the model cannot be held to without constrained decoding is refused.
-pub fn offers_tools(choice: Option<&Value>) -> Result<bool, ApiError> {
-    match choice {
-        None | Some(Value::Null) => Ok(true),
-        Some(Value::String(choice)) if choice == "auto" => Ok(true),
-        Some(Value::String(choice)) if choice == "none" => Ok(false),
-        Some(Value::String(choice)) if choice != "required" => {
-            Err(ApiError::invalid("tool_choice", format!("`tool_choice` is `{choice}`; use auto or none")))
-        }
-        Some(_) => Err(ApiError::unsupported(
-            "tool_choice",
-            "`tool_choice` that requires a tool is not supported by this server; use `auto`, and say in the prompt which tool to call",
-        )),
-    }
-}
-
-/// Formats other than text would need constrained decoding.
-pub fn refuse_format(param: &'static str, format: Option<&Value>) -> Result<(), ApiError> {
-    match format.map(|format| format["type"].as_str().unwrap_or("text")) {
-        None | Some("text") => Ok(()),
-        Some(kind) => Err(ApiError::unsupported(
-            param,
-            format!("`{param}` of type `{kind}` is not supported by this server; ask for the format in the prompt"),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,12 +147,6 @@ mod tests {
         assert!(normalise(image.as_array().unwrap()).unwrap_err().message.contains("`image_url`"));
         assert_eq!(normalise(&[]).unwrap_err().param, Some("messages"));
         assert_eq!(tools(Some(&[json!({ "type": "web_search" })])).unwrap_err().code, Some("unsupported_parameter"));
-        for choice in [json!("required"), json!({ "type": "function", "function": { "name": "f" } })] {
-            assert_eq!(offers_tools(Some(&choice)).unwrap_err().code, Some("unsupported_parameter"), "{choice}");
-        }
-        assert_eq!((offers_tools(None), offers_tools(Some(&json!("none")))), (Ok(true), Ok(false)));
-        assert!(refuse_format("response_format", Some(&json!({ "type": "json_object" }))).is_err());
-        assert!(refuse_format("response_format", Some(&json!({ "type": "text" }))).is_ok());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::chat::Conversation;
 use super::shared::{OneOrMany, SamplingFields, Token, Wish, alternatives, limit};
-use super::{ApiError, messages};
+use super::{ApiError, form, messages};
+use crate::text::grammar::Form;
 
 /// What a client names in `include` for log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -32,6 +33,8 @@ pub struct ResponsesRequest {
     #[serde(default)]
     pub previous_response_id: Option<String>,
     #[serde(default)]
+    pub store: Option<bool>,
+    #[serde(default)]
     pub conversation: Option<Value>,
     #[serde(default)]
     pub background: Option<bool>,
@@ -53,10 +56,9 @@ pub enum Input {
 
 impl ResponsesRequest {
     pub fn wish(&self) -> Result<Wish, ApiError> {
-        messages::refuse_format("text", self.text.as_ref().and_then(|text| text.get("format")))?;
-        if self.previous_response_id.is_some() || self.conversation.as_ref().is_some_and(|conversation| !conversation.is_null()) {
-            let message = "this server keeps no conversations; send their items in `input` instead of `previous_response_id` or `conversation`";
-            return Err(ApiError::unsupported("previous_response_id", message));
+        if self.conversation.as_ref().is_some_and(|conversation| !conversation.is_null()) {
+            let message = "this server keeps no conversations; name the response to go on from in `previous_response_id`";
+            return Err(ApiError::unsupported("conversation", message));
         }
         if self.background == Some(true) {
             return Err(ApiError::unsupported("background", "`background` is not supported by this server"));
@@ -71,11 +73,9 @@ impl ResponsesRequest {
         })
     }
 
-    pub fn conversation(&self) -> Result<Conversation, ApiError> {
+    /// The input as chat messages.
+    pub fn chat(&self) -> Result<Vec<Value>, ApiError> {
         let mut chat = Vec::new();
-        if let Some(instructions) = self.instructions.as_ref().filter(|instructions| !instructions.is_empty()) {
-            chat.push(json!({ "role": "system", "content": instructions }));
-        }
         match &self.input {
             Input::Text(text) => chat.push(json!({ "role": "user", "content": text })),
             Input::Items(items) => {
@@ -84,13 +84,27 @@ impl ResponsesRequest {
                 }
             }
         }
-        let offered = messages::offers_tools(self.tool_choice.as_ref())?;
+        Ok(chat)
+    }
+
+    /// * `said`: what was said before and the input, as chat messages.
+    pub fn conversation<'a>(&self, said: impl Iterator<Item = &'a Value>) -> Result<Conversation, ApiError> {
+        let instructions = self.instructions.as_ref().filter(|instructions| !instructions.is_empty());
+        let instructions = instructions.map(|instructions| json!({ "role": "system", "content": instructions }));
+        let chat: Vec<Value> = instructions.into_iter().chain(said.cloned()).collect();
         let tools = messages::tools(self.tools.as_deref())?;
         Ok(Conversation {
             messages: messages::normalise(&chat)?,
-            tools: if offered { tools } else { Vec::new() },
+            tools: if form::offers_tools(self.tool_choice.as_ref()) { tools } else { Vec::new() },
             parallel_tool_calls: self.parallel_tool_calls.unwrap_or(true),
         })
+    }
+
+    /// What the answer has to be; `None` where it may be anything.
+    pub fn form(&self) -> Result<Option<Form>, ApiError> {
+        let format = form::format("text", self.text.as_ref().and_then(|text| text.get("format")))?;
+        let choice = form::choice(self.tool_choice.as_ref())?;
+        form::form(format, &choice, self.tools.as_deref().unwrap_or_default(), self.parallel_tool_calls.unwrap_or(true))
     }
 }
 
@@ -158,9 +172,9 @@ impl Frame {
             "id": self.id, "object": "response", "created_at": self.created, "status": status, "background": false, "error": null,
             "incomplete_details": incomplete, "instructions": given("instructions", Value::Null),
             "max_output_tokens": given("max_output_tokens", Value::Null), "model": self.model, "output": output,
-            "parallel_tool_calls": given("parallel_tool_calls", json!(true)), "previous_response_id": null,
-            "reasoning": { "effort": null, "summary": null }, "store": false, "temperature": given("temperature", json!(1.0)),
-            "text": { "format": { "type": "text" } }, "tool_choice": given("tool_choice", json!("auto")), "tools": given("tools", json!([])),
+            "parallel_tool_calls": given("parallel_tool_calls", json!(true)), "previous_response_id": given("previous_response_id", Value::Null),
+            "reasoning": { "effort": null, "summary": null }, "store": given("store", json!(true)), "temperature": given("temperature", json!(1.0)),
+            "text": given("text", json!({ "format": { "type": "text" } })), "tool_choice": given("tool_choice", json!("auto")), "tools": given("tools", json!([])),
             "top_p": given("top_p", json!(1.0)), "truncation": "disabled", "usage": usage, "user": null, "metadata": given("metadata", json!({})),
         })
     }
@@ -224,7 +238,7 @@ mod tests {
             ],
         }))
         .unwrap();
-        let roles: Vec<Value> = asked.conversation().unwrap().messages;
+        let roles: Vec<Value> = asked.conversation(asked.chat().unwrap().iter()).unwrap().messages;
         let expected = json!([
             { "role": "system", "content": "s" },
             { "role": "user", "content": "q" },
@@ -239,9 +253,9 @@ mod tests {
 
     #[test]
     fn what_needs_memory_of_the_server_is_refused() {
-        let asked: ResponsesRequest = parse(&json!({ "input": "q", "previous_response_id": "resp_1" })).unwrap();
-        assert_eq!(asked.wish().unwrap_err().param, Some("previous_response_id"));
+        let asked: ResponsesRequest = parse(&json!({ "input": "q", "conversation": "conv_1" })).unwrap();
+        assert_eq!(asked.wish().unwrap_err().param, Some("conversation"));
         let asked: ResponsesRequest = parse(&json!({ "input": [{ "type": "computer_call" }] })).unwrap();
-        assert_eq!(asked.conversation().unwrap_err().param, Some("input"));
+        assert_eq!(asked.chat().unwrap_err().param, Some("input"));
     }
 }

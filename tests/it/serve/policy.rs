@@ -53,11 +53,16 @@ const TEMPLATE: &str = "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- if mess
 
 /// Writes the policy as a Hugging Face folder.
 pub fn write(folder: &Path) {
+    write_saying(folder, [CALL_BEGIN, CALL_END]);
+}
+
+/// The same with other words where it asks for a tool.
+pub fn write_saying(folder: &Path, call: [&str; 2]) {
     std::fs::create_dir_all(folder).unwrap();
     let put = |name: &str, value: Value| std::fs::write(folder.join(name), value.to_string()).unwrap();
     put("config.json", config());
     put("generation_config.json", json!({ "eos_token_id": IM_END }));
-    put("tokenizer.json", tokenizer());
+    put("tokenizer.json", tokenizer(call));
     put(
         "tokenizer_config.json",
         json!({ "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": TEMPLATE }),
@@ -80,12 +85,12 @@ fn config() -> Value {
 }
 
 /// Bytes as tokens, then the policy's own words, which no merge makes, then special ones.
-fn tokenizer() -> Value {
+fn tokenizer([begin, end]: [&str; 2]) -> Value {
     let mut vocabulary = serde_json::Map::new();
     for byte in 0..=255u8 {
         vocabulary.insert(visible(byte).to_string(), json!(byte));
     }
-    let words = [CALL_BEGIN, CALL_END, ANSWER_BEGIN, ANSWER_END];
+    let words = [begin, end, ANSWER_BEGIN, ANSWER_END];
     for (word, id) in words.iter().zip(256..) {
         vocabulary.insert(word.bytes().map(visible).collect(), json!(id));
     }

@@ -10,9 +10,10 @@ use tch::{Cuda, Device, Kind, Tensor};
 use tempfile::TempDir;
 
 use super::forest::{self, Checkpointing, Options, Scores, Sequence, ValueHead};
+use super::learn::Sources;
 use super::metrics::StepMetrics;
 use super::rows::Rows;
-use super::{ActivationCheckpointing, Compute, LoraConfig, OPTIMISER, Sources, TrainConfig};
+use super::{ActivationCheckpointing, Compute, LoraConfig, OPTIMISER, TrainConfig};
 use crate::exit::Fault;
 use crate::lake::{Fetched, Manifest};
 use crate::model::{Model, ModelConfig, memory, safetensors};

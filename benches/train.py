@@ -2,6 +2,9 @@
 
     python benches/train.py MODEL [--layers 6] [--threads 1] [--repeats 3] [--only NAME ...]
 
+`group`: 8 samples of an agent of 4 turns; `unrelated`: rows that share nothing; `flat`: what a trie token costs in steps of 1k to 8k; `long`: single rows
+of 4k to 32k tokens on a small random model, ours alone.
+
 MODEL is a Hugging Face directory; its first layers are used. Both sides compute the gradient of the same loss by every parameter for the same
 rows, each as a process of its own, on the same libtorch and threads; what counts is the processor time of the best of several steps (others may
 use the machine), and the peak memory that the kernel accounts for. PyTorch gets logits for response tokens only, and the
@@ -22,6 +25,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SETS = ["group", "unrelated", "flat", "long"]
 
 
 def agent_group(samples=8, turns=4, prompt=600, response=60, tool=80, seed=0):
@@ -56,6 +60,17 @@ def truncate(model, layers, folder):
         if getattr(whole.config, "layer_types", None):
             whole.config.layer_types = whole.config.layer_types[:layers]
     whole.save_pretrained(folder)
+
+
+def small_model(folder):
+    """Random weights and 32k positions."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+                         max_position_embeddings=32768, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
 
 
 def plain_step(model_folder, rows_path, threads, style, checkpointing, micro_batch, repeats):
@@ -112,10 +127,12 @@ def plain_step(model_folder, rows_path, threads, style, checkpointing, micro_bat
     print(json.dumps({"seconds": seconds, "row_tokens": padded, "loss": loss, "gradient_norm": gradient.item(), "idle_mib": idle, "peak_mib": peak}))
 
 
-def child(command, threads):
+def child(name, command, threads):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     output = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=HERE.parent)
-    return json.loads(output.stdout.splitlines()[-1])
+    result = json.loads(output.stdout.splitlines()[-1])
+    print(f"{name}: {min(result['seconds']):.2f} s, {result['peak_mib']:.0f} MiB", file=sys.stderr, flush=True)
+    return result
 
 
 def main():
@@ -125,8 +142,9 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--checkpointing", nargs="+", choices=["never", "always"], default=["never", "always"], help="of PyTorch")
     parser.add_argument("--binary", help="a built benches/train.rs; `cargo bench` builds one otherwise")
-    parser.add_argument("--only", nargs="+", choices=["group", "unrelated", "flat"], default=["group", "unrelated", "flat"])
+    parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
     arguments = parser.parse_args()
     ours = [arguments.binary] if arguments.binary else ["cargo", "bench", "--quiet", "--bench", "train", "--"]
     with tempfile.TemporaryDirectory(prefix="fulgurite-bench-") as folder:
@@ -135,21 +153,23 @@ def main():
 
         def forest(checkpointing, budget=1 << 20, logits=512):
             command = [*ours, model, rows_path, arguments.threads, checkpointing, logits, budget, arguments.repeats]
-            return child(command, arguments.threads)
+            return child(f"forest, {checkpointing}", command, arguments.threads)
 
         def plain(style, checkpointing, micro_batch):
             options = [arguments.threads, style, checkpointing, micro_batch, arguments.repeats]
-            return child([sys.executable, HERE / "train.py", "--plain", model, rows_path, *options], arguments.threads)
+            command = [sys.executable, HERE / "train.py", "--plain", model, rows_path, *options]
+            return child(f"{style}, {micro_batch} rows, {checkpointing}", command, arguments.threads)
 
         for name, rows in [("group", agent_group()), ("unrelated", unrelated())]:
             if name not in arguments.only:
                 continue
             rows_path.write_text(json.dumps(rows))
             useful = sum(len(prompt) + len(response) for prompt, response in rows)
-            results = {f"forest, checkpointing {c}": forest(c) for c in ["never", "always"]}
+            results = {}
             for style in ["padded", "sorted"]:
-                cases = [(c, b) for b in arguments.micro_batches for c in ["never", "always"]]
+                cases = [(c, b) for b in arguments.micro_batches for c in arguments.checkpointing]
                 results |= {f"{style}, {b} rows, checkpointing {c}": plain(style, c, b) for c, b in cases}
+            results = {f"forest, checkpointing {c}": forest(c) for c in ["never", "always"]} | results
             best_of = lambda style: min((r for what, r in results.items() if what.startswith(style)), key=lambda r: min(r["seconds"]))
             padded, in_order = best_of("padded"), best_of("sorted")
             trie = results["forest, checkpointing never"]["trie_tokens"]
@@ -168,6 +188,17 @@ def main():
                 result = forest("never")
                 best = min(result["seconds"])
                 print(f"  {result['trie_tokens']:6} trie tokens: {1e6 * best / result['trie_tokens']:7.1f} µs each", flush=True)
+        if "long" in arguments.only:
+            small_model(model)
+            print("one row, a random model of 4 layers, 256 wide, 4 heads:")
+            for length in [4096, 8192, 16384, 32768]:
+                draw = random.Random(length)
+                token = lambda count: [draw.randrange(1000) for _ in range(count)]
+                rows_path.write_text(json.dumps([(token(length - 64), token(64))]))
+                for checkpointing in ["never", "always"]:
+                    result = forest(checkpointing)
+                    grown = result["peak_mib"] - result["idle_mib"]
+                    print(f"  {length:6} tokens, checkpointing {checkpointing:6}: {min(result['seconds']):6.1f} s, {grown:6.0f} MiB more than before", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use fulgurite::model::Model;
 use fulgurite::train::forest::{Checkpointing, Gradients, Options, Scores, Sequence, accumulate, pack};
+use fulgurite::train::heap;
 use tch::{Device, Kind};
 
 fn main() -> Result<()> {
@@ -18,6 +19,7 @@ fn main() -> Result<()> {
         );
         return Ok(());
     };
+    heap::keep_freed();
     tch::set_num_threads(threads.parse()?);
     let checkpointing = match checkpointing.as_str() {
         "never" => Checkpointing::Never,

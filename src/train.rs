@@ -8,6 +8,8 @@ pub mod checkpoint;
 mod config;
 mod critic;
 pub mod forest;
+pub mod heap;
+mod keep;
 mod learn;
 pub mod metrics;
 pub mod optimiser;
@@ -74,7 +76,9 @@ pub async fn run(context: &Context) -> Result<Summary> {
         text: &text,
     };
     // Everything with tensors is on this thread, between two awaits.
+    heap::keep_freed();
     let learned = tokio::task::block_in_place(|| learn(context, &sources, &rows, &checkpoints));
+    heap::give_back();
     let learned = match learned {
         Ok(learned) => learned,
         Err(error) => {
@@ -96,6 +100,10 @@ pub async fn run(context: &Context) -> Result<Summary> {
     run.put_state(OPTIMISER, learned.optimiser.path()).await?;
     let manifest = run.commit(lineage, counts(&rows, &learned.steps)).await?;
     checkpoints.clear().await?;
+    // The policy is committed: a state that stays too long is no reason to fail.
+    if let Err(error) = keep::prune(context).await {
+        context.progress.warning(format!("older states of the optimiser are not removed: {error:#}"));
+    }
     if let Some(folder) = tensorboard_folder(context) {
         let wall_time = jiff::Timestamp::now().as_second() as f64;
         // The numbers are in the lake already: a full disk beside it is no reason to fail.
@@ -142,7 +150,9 @@ async fn lineage(context: &Context, parent: &Manifest) -> Result<Lineage> {
     let config = TrainConfig {
         tensorboard: None,
         checkpoint_steps: 0,
-        checkpoint_keep: 0, ..context.config.train.clone()
+        checkpoint_keep: 0,
+        keep_states: 0,
+        ..context.config.train.clone()
     };
     let mut lineage =
         Lineage::new("train", serde_json::to_value(config).context("the settings of train cannot be written as JSON")?)?;

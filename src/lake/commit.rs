@@ -106,16 +106,11 @@ impl Run {
         self.put(manifest).await
     }
 
-    /// Commits a manifest again under the next number, sealed.
-    pub(super) async fn commit_sealed(self, manifest: Manifest) -> Result<Manifest> {
-        let sealed = Manifest {
-            version: self.next_version,
-            run_id: self.id.clone(),
-            committed_at: jiff::Timestamp::now().to_string(),
-            sealed: true,
-            ..manifest
-        };
-        self.put(sealed).await
+    /// Commits what stands again under the next number, with what `manifest` says otherwise: a seal, or fewer states.
+    pub(super) async fn commit_again(self, manifest: Manifest) -> Result<Manifest> {
+        let committed_at = jiff::Timestamp::now().to_string();
+        let again = Manifest { version: self.next_version, run_id: self.id.clone(), committed_at, ..manifest };
+        self.put(again).await
     }
 
     /// Ends the run without a commit and removes its files, as far as the store lets it; vacuum takes the rest.

@@ -182,7 +182,7 @@ impl Lake {
         let Some(manifest) = run.previous().cloned() else {
             return Err(Fault::Failed(format!("`{stage}` has not run on batch `{batch}`, so it cannot be sealed")).into());
         };
-        if manifest.sealed { Ok(manifest) } else { run.commit_sealed(manifest).await }
+        if manifest.sealed { Ok(manifest) } else { run.commit_again(Manifest { sealed: true, ..manifest }).await }
     }
 
     /// Tries out what commits rest on: that a store creates a name once and refuses it the second time.

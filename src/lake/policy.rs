@@ -5,6 +5,7 @@
 //! <lake>/_states/<stage>/<batch>/<name>-<run id>/      whatever a run needs to go on, such as weights and optimiser
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 
 use anyhow::{Result, bail, ensure};
@@ -80,6 +81,15 @@ impl Lake {
         manifests.retain(|manifest| manifest.policy.is_some());
         manifests.sort_by_key(policy_version);
         Ok(manifests)
+    }
+
+    /// Lets the states of a stage on a batch go; its tables and its policy stay. Nothing happens where it has none.
+    pub async fn drop_states(&self, stage: &str, batch: &str) -> Result<()> {
+        let run = self.begin(stage, batch).await?;
+        let Some(before) = run.previous().filter(|before| !before.states.is_empty()).cloned() else { return Ok(()) };
+        let after = run.commit_again(Manifest { states: BTreeMap::new(), ..before.clone() }).await?;
+        self.prune_states(&before, &after).await;
+        Ok(())
     }
 
     /// Removes the states that a commit named and its successor no longer names, without a grace time: they are large, and only the stage

@@ -80,30 +80,30 @@ pub fn need(config: &ModelConfig, plan: &Plan) -> Need {
     }
 }
 
-/// Fails where a step needs more than there is, and says what would fit.
+/// Fails where a step needs more than there is, and says what would fit. Returns the bytes that are left.
 ///
 /// * `available_bytes`: for weights, gradients, optimiser and step together, before the model is loaded.
-pub fn check(config: &ModelConfig, plan: &Plan, available_bytes: u64) -> Result<(), Fault> {
+pub fn check(config: &ModelConfig, plan: &Plan, available_bytes: u64) -> Result<u64, Fault> {
     let asked = need(config, plan);
-    if asked.total() <= available_bytes {
-        return Ok(());
+    if let Some(left) = available_bytes.checked_sub(asked.total()) {
+        return Ok(left);
     }
     let fits = |changed: &Plan| need(config, changed).total() <= available_bytes;
     let mut ways = Vec::new();
     if let Some(tokens) = most_tokens(plan, fits) {
-        ways.push(format!("{tokens} tokens at once"));
+        ways.push(format!("`train.micro_batch_tokens={tokens}`"));
     }
     let checkpointed = Plan { checkpointing: true, ..plan.clone() };
     if !plan.checkpointing && fits(&checkpointed) {
-        ways.push("activation checkpointing".to_owned());
+        ways.push("`train.activation_checkpointing=always`".to_owned());
     }
     let adapted = Plan { lora_rank: Some(16), checkpointing: true, ..plan.clone() };
     if plan.lora_rank.is_none() && fits(&adapted) {
-        ways.push("LoRA of rank 16 with activation checkpointing".to_owned());
+        ways.push(ADAPTED.to_owned());
     } else if plan.lora_rank.is_none()
         && let Some(tokens) = most_tokens(&adapted, fits)
     {
-        ways.push(format!("LoRA of rank 16 with activation checkpointing and {tokens} tokens at once"));
+        ways.push(format!("{ADAPTED} and `train.micro_batch_tokens={tokens}`"));
     }
     let Need { weights, gradients, optimiser, activations, logits } = asked;
     let parts = [
@@ -122,6 +122,9 @@ pub fn check(config: &ModelConfig, plan: &Plan, available_bytes: u64) -> Result<
         gigabytes(available_bytes)
     )))
 }
+
+/// What needs least.
+const ADAPTED: &str = "`train.lora.rank=16` with `train.activation_checkpointing=always`";
 
 /// The largest power of two of tokens, of 64 at least, that fits and is less than the plan's.
 fn most_tokens(plan: &Plan, fits: impl Fn(&Plan) -> bool) -> Option<i64> {
@@ -188,9 +191,13 @@ mod tests {
         assert!(check(&smol(), &PLAN, 8_000_000_000).is_ok());
         let message = |plan: &Plan, available| check(&smol(), plan, available).unwrap_err().to_string();
         let said = message(&PLAN, 2_500_000_000);
-        assert!(said.contains("2.5 GB are free; what would fit: ") && said.contains(" tokens at once; or LoRA"), "{said}");
+        assert!(
+            said.contains("2.5 GB are free; what would fit: `train.micro_batch_tokens=")
+                && said.contains("; or `train.lora.rank=16`"),
+            "{said}"
+        );
         let said = message(&Plan { checkpointing: false, ..PLAN }, 4_000_000_000);
-        assert!(said.contains("; or activation checkpointing; or LoRA of rank 16"), "{said}");
+        assert!(said.contains("; or `train.activation_checkpointing=always`; or `train.lora.rank=16`"), "{said}");
         assert!(message(&PLAN, 100_000_000).ends_with("what would fit: nothing of this model"));
         // What is said to fit does.
         let tokens = most_tokens(&PLAN, |plan| need(&smol(), plan).total() <= 2_500_000_000).unwrap();

@@ -42,13 +42,16 @@ pub struct TrainConfig {
     pub critic: CriticConfig,
     /// Whether the optimiser's running means go on from the policy's own training, where that had the same algorithm.
     pub keep_optimiser: bool,
+    /// Newest policies whose optimiser states are kept, at least 1; that of the best policy stays too: whose own rollouts earned most on
+    /// average (`reward_mean`). From any other policy, training begins with a new optimiser.
+    pub keep_states: usize,
     /// Norm of all gradients together that is cut to.
     pub clip_norm: f64,
     /// Ends the run before a step whose `approx_kl` is above this. Unset: no limit.
     pub max_kl: Option<f64>,
     /// Distinct tokens that go through the model at once. Changes speed and memory, and nothing else.
     pub micro_batch_tokens: usize,
-    /// Whether activations are computed again for the backward pass: `auto` where they would take more than 2 GiB.
+    /// Whether activations are computed again for the backward pass: `auto` where they would take more than 2 GiB, or than is free.
     pub activation_checkpointing: ActivationCheckpointing,
     /// cpu, cuda, or cuda:1 and so on; auto takes the first GPU, where there is one.
     pub device: String,
@@ -85,6 +88,7 @@ impl Default for TrainConfig {
             lora: LoraConfig::default(),
             critic: CriticConfig::default(),
             keep_optimiser: true,
+            keep_states: 2,
             clip_norm: 1.0,
             max_kl: None,
             micro_batch_tokens: 8192,

@@ -58,7 +58,8 @@ pub fn learn(context: &Context, sources: &Sources, batch: &Rows, checkpoints: &C
     let (device, kind) = setup::device(config)?;
     let options = setup::forest_options(config);
     let tokens = rows.iter().map(|row| row.prompt.len() + row.response.len()).sum();
-    setup::check_memory(sources.policy, config, tokens, device, kind)?;
+    let spare_bytes = setup::check_memory(sources.policy, config, tokens, device, kind)?.unwrap_or(u64::MAX);
+    let options = Options { activation_bytes: options.activation_bytes.min(spare_bytes), ..options };
     let model = setup::load(sources, config, device, kind)?;
     let value_head = setup::value_head(sources.policy, &model, config)?;
     let head_weights = value_head.as_ref().map(setup::head_weights).unwrap_or_default();

@@ -19,6 +19,7 @@ use crate::lake::{Fetched, Manifest};
 use crate::model::{Model, ModelConfig, memory, safetensors};
 use crate::progress::{Bar, Progress};
 use crate::stage::{Context, Stop};
+use crate::text::template;
 
 /// File of the optimiser's state in its folder.
 pub const OPTIMISER_FILE: &str = "optimiser.safetensors";
@@ -85,8 +86,10 @@ pub fn forest_options(config: &TrainConfig) -> Options<'static> {
 /// Fails before anything large is loaded where a step cannot fit this machine's free memory. Says nothing of a GPU, which refuses by itself.
 ///
 /// * `tokens`: of all rows.
-pub fn check_memory(policy: &Path, config: &TrainConfig, tokens: usize, device: Device, kind: Kind) -> Result<()> {
-    let Some(free_bytes) = free_memory().filter(|_| device == Device::Cpu) else { return Ok(()) };
+///
+/// Returns the bytes that are left beside the least that a step needs, where that is known.
+pub fn check_memory(policy: &Path, config: &TrainConfig, tokens: usize, device: Device, kind: Kind) -> Result<Option<u64>> {
+    let Some(free_bytes) = memory::available_bytes().filter(|_| device == Device::Cpu) else { return Ok(None) };
     let plan = memory::Plan {
         kind,
         lora_rank: (config.lora.rank > 0).then_some(config.lora.rank),
@@ -96,14 +99,7 @@ pub fn check_memory(policy: &Path, config: &TrainConfig, tokens: usize, device: 
         // `auto` computes layers again where they would take much.
         checkpointing: config.activation_checkpointing != ActivationCheckpointing::Never,
     };
-    Ok(memory::check(&ModelConfig::load(policy)?, &plan, free_bytes)?)
-}
-
-/// Bytes that a new process could take without swapping; `None` where the system does not say.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    Ok(Some(memory::check(&ModelConfig::load(policy)?, &plan, free_bytes)?))
 }
 
 /// The same tensors once more, under the same names.
@@ -228,7 +224,15 @@ pub async fn optimiser_state(context: &Context, parent: &Manifest) -> Result<Opt
     let same = parent.stage == "train" && parent.lineage.config["algorithm"] == serde_json::to_value(config.algorithm)?;
     match parent.states.get(OPTIMISER).filter(|_| same && config.keep_optimiser) {
         Some(state) => context.lake.fetch_folder(state).await.map(Some),
-        None => Ok(None),
+        None => {
+            if same && config.keep_optimiser {
+                let version = parent.policy.as_ref().map_or(0, |policy| policy.version);
+                let message =
+                    format!("the optimiser begins anew: its state of policy {version} went, as `train.keep_states` says");
+                context.progress.warning(message);
+            }
+            Ok(None)
+        }
     }
 }
 
@@ -245,6 +249,11 @@ pub fn save(model: &Model, value_head: Option<&ValueHead>, sources: &Sources, co
             std::fs::copy(entry.path(), folder.path().join(&name))
                 .with_context(|| format!("cannot copy `{}`", entry.path().display()))?;
         }
+    }
+    for (name, path) in template::files(parent)?.into_iter().filter(|(name, _)| name != template::DEFAULT) {
+        let to = folder.path().join(template::FOLDER);
+        std::fs::create_dir_all(&to)?;
+        std::fs::copy(&path, to.join(format!("{name}.jinja"))).with_context(|| format!("cannot copy `{}`", path.display()))?;
     }
     if model.adapter_parameters().is_empty() {
         model.save(folder.path())?;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests that need peers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm), and saved models in
-# transformers and peft (from PyPI, 3 GB).
+# Runs the tests that need peers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm), saved models in
+# transformers and peft (from PyPI, 3 GB), and every fixture that scripts/fixtures made, made once more and compared with the repository's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,6 +20,28 @@ FULGURITE_AZURITE=$azurite cargo test --locked --test it -- --exact lake::contra
 torch_python=${FULGURITE_TORCH_PYTHON:-$cache/torch/bin/python}
 if [ ! -x "$torch_python" ]; then
     python3 -m venv "$cache/torch"
-    "$cache/torch/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 peft==0.21.2 gguf==0.19.0
+    "$cache/torch/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 peft==0.21.2 gguf==0.19.0 jinja2
+fi
+
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+# Makes a fixture anew, in the form that its script takes, and compares it.
+again() {
+    local script=$1 fixture=$2
+    shift 2
+    OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 "$torch_python" "scripts/fixtures/$script.py" "$@" >"$made/log" 2>&1 || { cat "$made/log" >&2; exit 1; }
+    "$torch_python" scripts/fixtures/compare.py "tests/fixtures/$fixture" "$made/$fixture"
+}
+again models models "$made/models"
+again generate generate.json "$made/models" "$made/generate.json"
+again optimiser optimiser "$made/optimiser"
+again train train "$made/train"
+again templates templates.json --out "$made/templates.json"
+again gguf_text gguf_text "$made/gguf_text"
+smollm2=models/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ -e "$smollm2" ]; then
+    again smollm2 smollm2.safetensors "$smollm2" "$made/smollm2.safetensors"
+else
+    echo "skipped: no \`$smollm2\`; \`make models\` fetches it"
 fi
 FULGURITE_TORCH_PYTHON=$torch_python cargo test --locked --lib -- --exact model::tests::saved_models_load_in_transformers_and_peft --nocapture

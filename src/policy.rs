@@ -87,9 +87,10 @@ pub async fn import(context: &mut Context, from: &Path, which: As) -> Result<Sum
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     if from.is_dir() {
         for path in wanted_files(from)? {
+            let to = folder.path().join(path.strip_prefix(from).context("the file lies in the folder")?);
+            fs::create_dir_all(to.parent().context("a file has a folder")?)?;
             let path = path.canonicalize().with_context(|| format!("cannot read `{}`", path.display()))?;
-            let name = path.file_name().context("a file has a name")?.to_owned();
-            std::os::unix::fs::symlink(&path, folder.path().join(name))?;
+            std::os::unix::fs::symlink(&path, to)?;
         }
     } else {
         let file = Gguf::open(from)?;
@@ -166,6 +167,8 @@ fn wanted_files(folder: &Path) -> Result<Vec<PathBuf>> {
             paths.push(folder.join(name));
         }
     }
+    let named = text::template::files(folder)?.into_iter().filter(|(name, _)| name != text::template::DEFAULT);
+    paths.extend(named.map(|(_, path)| path));
     paths.sort();
     Ok(paths)
 }
@@ -183,7 +186,7 @@ fn folder_input(folder: &Path) -> Result<Input> {
     let mut size_bytes = 0;
     for path in wanted_files(folder)? {
         let file = file_input(&path)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy();
         hasher.update(format!("{name} {}\n", file.hash).as_bytes());
         size_bytes += file.size_bytes;
     }

@@ -49,8 +49,8 @@ pub struct TokenizedCall {
 impl Text {
     /// Reads the tokenizer and the chat template of a Hugging Face model folder.
     ///
-    /// The template is `chat_template.jinja`, else what `tokenizer_config.json` holds: a text, or a list of named ones. `Fault::Usage` where
-    /// there is no tokenizer, or a file cannot be read.
+    /// The template is `chat_template.jinja`, with named ones beside it in `additional_chat_templates`, else what `tokenizer_config.json`
+    /// holds: a text, or a list of named ones. `Fault::Usage` where there is no tokenizer, or a file cannot be read.
     pub fn load(folder: &Path) -> Result<Text> {
         if !folder.is_dir() {
             return Err(Fault::Usage(format!("there is no folder `{}`", folder.display())).into());
@@ -185,10 +185,15 @@ fn template_sources(folder: &Path) -> Result<BTreeMap<String, String>> {
         ),
         _ => {}
     }
-    match std::fs::read_to_string(folder.join("chat_template.jinja")) {
-        Ok(source) => drop(sources.insert(template::DEFAULT.to_owned(), source)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Fault::Usage(format!("cannot read `chat_template.jinja`: {error}")).into()),
+    // As for transformers, where there are files the configuration's templates are not read.
+    let files = template::files(folder)?;
+    if files.is_empty() {
+        return Ok(sources);
     }
-    Ok(sources)
+    let read = |(name, path): (String, std::path::PathBuf)| -> Result<(String, String)> {
+        let source =
+            std::fs::read_to_string(&path).map_err(|error| Fault::Usage(format!("cannot read `{}`: {error}", path.display())))?;
+        Ok((name, source))
+    };
+    files.into_iter().map(read).collect()
 }

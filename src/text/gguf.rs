@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value as Json, json};
 
+use super::template;
 use crate::exit::Fault;
 use crate::model::gguf::{Gguf, Value};
 
@@ -22,7 +23,8 @@ const QWEN2: &str =
 const LLAMA3: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and, where the file has one, `chat_template.jinja`.
+/// Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and, where the file has them, `chat_template.jinja` and templates
+/// of other names.
 ///
 /// Read are byte-level BPE tokenizers (`gpt2`) that cut text as SmolLM, Qwen 2 or Llama 3 do; `Fault::Usage` names any other.
 pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<()> {
@@ -48,7 +50,16 @@ pub fn write_text_files(file: &Gguf, folder: &Path) -> Result<()> {
     generation.insert("eos_token_id".to_owned(), Json::from(ends));
     write_json(&folder.join("generation_config.json"), &Json::Object(generation))?;
     if let Some(template) = file.metadata.get("tokenizer.chat_template").and_then(Value::as_str) {
-        write(&folder.join("chat_template.jinja"), template)?;
+        write(&folder.join(template::FILE), template)?;
+    }
+    let names = file.metadata.get("tokenizer.chat_templates").and_then(Value::as_list).unwrap_or_default();
+    for name in names.iter().filter_map(Value::as_str) {
+        let key = format!("tokenizer.chat_template.{name}");
+        let is_name = !name.is_empty() && name.chars().all(|one| one.is_ascii_alphanumeric() || one == '_');
+        ensure!(is_name, Fault::Usage(format!("`{name}` cannot be the name of a chat template")));
+        let template = file.required(&key)?.as_str().with_context(|| format!("`{key}` is no text"))?;
+        std::fs::create_dir_all(folder.join(template::FOLDER))?;
+        write(&folder.join(template::FOLDER).join(format!("{name}.jinja")), template)?;
     }
     Ok(())
 }
@@ -197,6 +208,23 @@ mod tests {
                     assert_eq!(text.render(&[json!({"role": "user", "content": "x"})], &[], false).unwrap(), "x<|im_end|>")
                 }
                 None => assert_eq!(cut, "llama-bpe"),
+            }
+        }
+    }
+
+    /// A folder as `save_pretrained` writes several templates, and a GGUF file with the same ones: which is used is transformers' choice.
+    #[test]
+    fn templates_of_other_names_come_too() {
+        let made: Json = serde_json::from_slice(&std::fs::read(fixture("ids.json")).unwrap()).unwrap();
+        let (named, list) = (&made["named"], |value: &Json| value.as_array().unwrap().clone());
+        let folder = tempfile::tempdir().unwrap();
+        write_text_files(&Gguf::open(&fixture("qwen2.gguf")).unwrap(), folder.path()).unwrap();
+        for folder in [folder.path(), &fixture("named")] {
+            let text = Text::load(folder).unwrap();
+            let template = text.template().unwrap();
+            assert_eq!(template.sources().keys().collect::<Vec<_>>(), ["default", "tool_use"]);
+            for (tools, expected) in [(vec![], "without_tools"), (list(&named["tools"]), "with_tools")] {
+                assert_eq!(template.render(&list(&named["messages"]), &tools, false).unwrap(), named[expected], "{expected}");
             }
         }
     }

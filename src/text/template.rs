@@ -1,6 +1,7 @@
 //! The chat template: messages and tools into the text that the model was trained on, as transformers' `apply_chat_template` writes it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use minijinja::syntax::SyntaxConfig;
@@ -16,6 +17,30 @@ pub const DEFAULT: &str = "default";
 
 /// Name of the template that transformers takes where tools are offered, if there is one.
 const TOOL_USE: &str = "tool_use";
+
+/// File of the default template in a model folder, and the folder of those that have other names.
+pub const FILE: &str = "chat_template.jinja";
+pub const FOLDER: &str = "additional_chat_templates";
+
+/// The template files of a model folder, by the name of the template.
+pub fn files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    let default = folder.join(FILE);
+    if default.exists() {
+        files.insert(DEFAULT.to_owned(), default);
+    }
+    let named = folder.join(FOLDER);
+    if named.is_dir() {
+        for entry in std::fs::read_dir(&named).with_context(|| format!("cannot list `{}`", named.display()))? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
+            if let Some(name) = name {
+                files.insert(name.to_owned(), path.clone());
+            }
+        }
+    }
+    Ok(files)
+}
 
 /// A chat template, compiled.
 ///
@@ -150,8 +175,6 @@ fn without_generation_tags(source: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
     use super::*;
     use crate::text::messages;
 

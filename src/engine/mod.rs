@@ -6,11 +6,13 @@
 //!
 //! A file writes a table of its stage (from `schemas/`) or a relation that other files read; several files that write the same one are
 //! put under each other. A relation read once is a view, so that DataFusion optimises it together with its reader; one read more often
-//! is computed once into temporary Parquet. A table that is written is read back by the files after it, never computed again.
+//! is computed once, into memory where it is small, else into temporary Parquet. A table that is written is read back by the files after
+//! it, never computed again.
 
 mod builtin;
 mod choice;
 mod grain;
+mod plans;
 mod relation;
 mod session;
 mod sql_file;

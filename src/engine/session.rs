@@ -44,12 +44,24 @@ impl Default for EngineConfig {
     }
 }
 
+/// Below so many stored bytes, dividing the work among threads costs more than it saves.
+const SMALL_BYTES: u64 = 1 << 20;
+
 /// A session with the lake's store and the `json_get_*` functions, without tables.
 ///
 /// Text stays `Utf8` as the schemas say, never a view; statements are read as the schemas are, in lower case.
 pub fn session(config: &Config, lake: &Lake) -> Result<SessionContext> {
+    divided(config, lake, config.threads())
+}
+
+/// As [`session`], for statements over about `stored_bytes` of tables: few of them are not divided among threads.
+pub(super) fn sized(config: &Config, lake: &Lake, stored_bytes: u64) -> Result<SessionContext> {
+    divided(config, lake, if stored_bytes < SMALL_BYTES { 1 } else { config.threads() })
+}
+
+fn divided(config: &Config, lake: &Lake, partitions: usize) -> Result<SessionContext> {
     let mut options = SessionConfig::new()
-        .with_target_partitions(config.threads())
+        .with_target_partitions(partitions)
         .with_batch_size(config.engine.batch_rows)
         .with_information_schema(true)
         .with_collect_statistics(true);

@@ -6,27 +6,25 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int64Type, Schema};
+use arrow::datatypes::Int64Type;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::common::TableReference;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
-use datafusion::datasource::empty::EmptyTable;
-use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::Sort;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::{DataFrame, SessionContext, ident, lit};
 use datafusion::scalar::ScalarValue;
 use serde_json::Value;
 
+use super::plans::Plans;
 use super::relation::{Relation, in_order};
+use super::session;
 use super::sql_file::{SqlFile, SqlFiles};
-use super::statement::{check_columns, check_keys, plan as plan_file, wrong};
-use super::{builtin, session, write};
+use super::statement::{plan as plan_file, wrong};
+use super::write;
 use crate::exit::Fault;
-use crate::lake::{DataFile, Freshness, Lake, Lineage, Manifest, Run};
-use crate::schema::{self, Table};
+use crate::lake::{Freshness, Lake, Lineage, Manifest, Run};
+use crate::schema;
 use crate::stage::{Context, Stop, Summary};
 
 /// The relation whose rows (name, value) become `Summary::counts`: what a stage has to tell about its run.
@@ -102,17 +100,17 @@ pub async fn run(context: &Context, stage: SqlStage) -> Result<Summary> {
     if let Some(summary) = context.standing(&freshness, run.previous(), started) {
         return Ok(summary);
     }
-    let session = session(&context.config, &context.lake)?;
+    let session = session::sized(&context.config, &context.lake, size_bytes(&stage, &inputs))?;
     register_inputs(&session, &stage, &inputs)?;
     let relations = relations(&stage)?;
-    let reads = check(&session, &stage, &relations).await?;
+    let mut plans = Plans::new(&session, &stage, &relations).await?;
     if let Some(summary) = context.would_run(stage.name, &freshness) {
         return Ok(summary);
     }
 
     let worked = async {
-        let counts = execute(context, &session, &stage, &relations, &reads, &run).await?;
-        audit(&session, &stage, &context.stop).await?;
+        let counts = execute(context, &session, &stage, &relations, &mut plans, &run).await?;
+        audit(&session, &stage, &plans, &context.stop).await?;
         context.stop.check()?;
         Ok(counts)
     };
@@ -162,24 +160,25 @@ fn lineage(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> Resul
     Ok(lineage)
 }
 
+/// Bytes of the tables that are read, as they are stored.
+fn size_bytes(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> u64 {
+    let read = names_read(stage);
+    let tables = inputs.iter().filter_map(|(_, manifest)| manifest.as_ref()).flat_map(|manifest| &manifest.tables);
+    tables.filter(|(name, _)| read.contains(name.as_str())).flat_map(|(_, entry)| &entry.files).map(|file| file.size_bytes).sum()
+}
+
 /// The tables of other stages and those made from the configuration.
 fn register_inputs(session: &SessionContext, stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> Result<()> {
     for (input, manifest) in inputs {
         for name in schema::tables_of(input.stage) {
             let files = manifest.as_ref().and_then(|manifest| manifest.tables.get(name)).map(|entry| entry.files.as_slice());
-            register(session, schema::table(name)?, files.unwrap_or_default())?;
+            let table = schema::table(name)?;
+            session.register_table(quoted(name), session::lake_table(table, files.unwrap_or_default())?)?;
         }
     }
     for (name, rows) in &stage.relations {
         session.register_table(*name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?))?;
     }
-    Ok(())
-}
-
-fn register(session: &SessionContext, table: &Table, files: &[DataFile]) -> Result<()> {
-    let provider = session::lake_table(table, files)?;
-    session.deregister_table(quoted(&table.doc.name))?;
-    session.register_table(quoted(&table.doc.name), provider)?;
     Ok(())
 }
 
@@ -200,53 +199,13 @@ fn relations(stage: &SqlStage) -> Result<Vec<Relation>> {
     in_order(&stage.files, &known, &wanted)
 }
 
-/// Plans every file, which checks it, and counts how often each relation is read.
-async fn check(session: &SessionContext, stage: &SqlStage, relations: &[Relation]) -> Result<BTreeMap<String, usize>> {
-    let mut reads = BTreeMap::new();
-    for relation in relations {
-        let plan = union(session, stage, relation).await?;
-        plan.apply(|node| {
-            if let LogicalPlan::TableScan(scan) = node {
-                *reads.entry(scan.table_name.table().to_owned()).or_default() += 1;
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        // A view would be planned into its readers at once, and could not be counted there.
-        let columns = Arc::new(plan.schema().as_arrow().clone());
-        session.register_table(quoted(&relation.name), Arc::new(EmptyTable::new(columns)))?;
-    }
-    for file in &stage.audits {
-        plan_file(session, file, &stage.params).await?;
-    }
-    Ok(reads)
-}
-
-/// The rows of all files that write a relation, one file under the other.
-async fn union(session: &SessionContext, stage: &SqlStage, relation: &Relation) -> Result<LogicalPlan> {
-    let mut target: Option<Arc<Schema>> = builtin::schema_of(&relation.name)?;
-    let mut all: Option<LogicalPlan> = None;
-    for file in &relation.files {
-        let plan = plan_file(session, file, &stage.params).await?;
-        let schema = target.get_or_insert_with(|| Arc::new(plan.schema().as_arrow().clone()));
-        check_columns(file, &plan, schema)?;
-        check_keys(file, schema)?;
-        let columns = schema.fields().iter().map(|field| ident(field.name()));
-        let plan = LogicalPlanBuilder::from(plan).project(columns)?.build().map_err(|error| wrong(file, &error))?;
-        all = Some(match all {
-            None => plan,
-            Some(others) => LogicalPlanBuilder::from(others).union(plan)?.build().map_err(|error| wrong(file, &error))?,
-        });
-    }
-    all.with_context(|| format!("no file writes `{}`", relation.name))
-}
-
 /// Runs the files in order and writes the stage's tables. Returns the counts.
 async fn execute(
     context: &Context,
     session: &SessionContext,
     stage: &SqlStage,
     relations: &[Relation],
-    reads: &BTreeMap<String, usize>,
+    plans: &mut Plans,
     run: &Run,
 ) -> Result<BTreeMap<String, u64>> {
     let temporary = match &context.config.engine.spill {
@@ -255,17 +214,14 @@ async fn execute(
     };
     let temporary = temporary.context("cannot make a temporary directory for the relations")?;
     let mut counts = BTreeMap::new();
-    for relation in relations {
-        session.deregister_table(quoted(&relation.name))?;
-    }
     let tables = schema::tables_of(stage.name);
     let bar = context.progress.bar(stage.name, relations.len() as u64);
-    for relation in relations {
-        let plan = union(session, stage, relation).await?;
+    for (index, relation) in relations.iter().enumerate() {
+        let plan = plans.over_written(&plans.relations[index])?;
         let rows = DataFrame::new(session.state(), plan);
         let name = relation.name.as_str();
         if !tables.contains(&name) {
-            check_grain_of_users(session, stage, relation).await?;
+            check_grain_of_users(session, stage, plans, relation).await?;
         }
         if tables.contains(&name) {
             let table = schema::table(name)?;
@@ -277,17 +233,14 @@ async fn execute(
             let grain = &relation.files[0].header.grain;
             let files = write::table(rows.sort(order)?, table, grain, run, &context.stop).await;
             let files = files.with_context(|| failed_in(relation))?;
-            register(session, table, &files)?;
+            plans.put(name, session::lake_table(table, &files)?);
         } else if name == COUNTS {
             counts = read_counts(rows).await.with_context(|| failed_in(relation))?;
-        } else if reads.get(name).copied().unwrap_or_default() > 1 {
-            let schema = Arc::new(rows.schema().as_arrow().clone());
-            let files =
-                write::temporary(rows, temporary.path(), name, &context.stop).await.with_context(|| failed_in(relation))?;
-            let urls = files.iter().map(|path| ListingTableUrl::parse(path.to_string_lossy())).collect::<Result<_, _>>()?;
-            session.register_table(quoted(name), session::listing(schema, urls, &[])?)?;
+        } else if plans.reads(name) > 1 {
+            let rows = write::keep(rows, temporary.path(), name, &context.stop).await.with_context(|| failed_in(relation))?;
+            plans.put(name, rows);
         } else {
-            session.register_table(quoted(name), rows.into_view())?;
+            plans.put(name, rows.into_view());
         }
         bar.inc(1);
     }
@@ -296,9 +249,10 @@ async fn execute(
 
 /// Looks for rows with equal grain in what each file of the user's gives, so that the message names that file and not a table after it.
 /// The rows of other files are none of its business: two rules may find the same span. Built-in files are as good as their tests.
-async fn check_grain_of_users(session: &SessionContext, stage: &SqlStage, relation: &Relation) -> Result<()> {
+async fn check_grain_of_users(session: &SessionContext, stage: &SqlStage, plans: &Plans, relation: &Relation) -> Result<()> {
     for file in relation.files.iter().filter(|file| file.path.is_some()) {
-        let rows = DataFrame::new(session.state(), plan_file(session, file, &stage.params).await?);
+        let plan = plans.over_written(&plan_file(session, file, &stage.params).await?)?;
+        let rows = DataFrame::new(session.state(), plan);
         let grain = file.header.grain.iter().map(ident).collect();
         let repeated = rows.aggregate(grain, vec![count(lit(1)).alias("rows")])?.filter(ident("rows").gt(lit(1)))?;
         let shown = repeated.limit(0, Some(SHOWN_ROWS))?.collect().await.map_err(|error| wrong(file, &error))?;
@@ -328,10 +282,10 @@ async fn read_counts(rows: DataFrame) -> Result<BTreeMap<String, u64>> {
 }
 
 /// Runs every audit of the stage's tables. `Fault::Failed` shows the first rows that should not be there.
-async fn audit(session: &SessionContext, stage: &SqlStage, stop: &Stop) -> Result<()> {
-    for file in &stage.audits {
+async fn audit(session: &SessionContext, stage: &SqlStage, plans: &Plans, stop: &Stop) -> Result<()> {
+    for (file, plan) in stage.audits.iter().zip(&plans.audits) {
         stop.check()?;
-        let plan = plan_file(session, file, &stage.params).await?;
+        let plan = plans.over_written(plan)?;
         let rows = DataFrame::new(session.state(), plan).limit(0, Some(SHOWN_ROWS))?.collect().await;
         let rows = rows.map_err(|error| wrong(file, &error))?;
         if rows.iter().any(|batch| batch.num_rows() > 0) {

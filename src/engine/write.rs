@@ -1,11 +1,15 @@
-//! Rows of a plan into a table of the lake, or into temporary Parquet.
+//! Rows of a plan into a table of the lake, or kept for the files after it: in memory, or in temporary Parquet.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::datasource::{MemTable, TableProvider};
 use datafusion::physical_plan::{
     ExecutionPlan, SendableRecordBatchStream, displayable, execute_stream, execute_stream_partitioned,
 };
@@ -17,12 +21,16 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tokio::sync::mpsc;
 
 use super::grain::GrainCheck;
+use super::session;
 use crate::lake::{DataFile, Run};
 use crate::schema::Table;
 use crate::stage::Stop;
 
 /// Batches that wait for the encoder at most.
 const QUEUE: usize = 4;
+
+/// Rows of a relation that are kept in memory rather than in files, in bytes.
+const HELD_BYTES: usize = 16 << 20;
 
 /// Writes a sorted plan as `table`, checking every row against the schema, the order and the grain. Encoding runs on a thread beside the
 /// query.
@@ -49,23 +57,43 @@ pub(super) async fn table(rows: DataFrame, table: &Table, grain: &[String], run:
     encoder.await.context("the thread that encodes rows panicked")??.finish().await
 }
 
-/// Writes every partition of a plan to a Parquet file in `folder`, rows in the order that they come, and returns the files.
-pub(super) async fn temporary(rows: DataFrame, folder: &Path, name: &str, stop: &Stop) -> Result<Vec<PathBuf>> {
+/// Keeps the rows of a plan until the stage ends, each partition in the order that they come: in memory while they are few, else as
+/// Parquet files in `folder`.
+pub(super) async fn keep(rows: DataFrame, folder: &Path, name: &str, stop: &Stop) -> Result<Arc<dyn TableProvider>> {
+    let schema = Arc::new(rows.schema().as_arrow().clone());
     let tasks = Arc::new(rows.task_ctx());
     let streams = execute_stream_partitioned(physical(rows, name).await?, tasks)?;
+    let held_bytes = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = streams
         .into_iter()
         .enumerate()
         .map(|(part, stream)| {
             let path = folder.join(format!("{name}-{part}.parquet"));
-            tokio::spawn(partition(stream, path, stop.clone()))
+            tokio::spawn(partition(stream, Arc::clone(&schema), path, Arc::clone(&held_bytes), stop.clone()))
         })
         .collect();
-    let mut files = Vec::new();
+    let mut kept = Vec::new();
     for task in tasks {
-        files.push(task.await.context("the task that writes a relation panicked")??);
+        kept.push(task.await.context("the task that keeps a relation panicked")??);
     }
-    Ok(files)
+    let spilled = kept.iter().any(|part| matches!(part, Kept::File(_)));
+    if !spilled {
+        let held = kept.into_iter().map(|part| if let Kept::Rows(rows) = part { rows } else { Vec::new() }).collect();
+        return Ok(Arc::new(MemTable::try_new(schema, held)?));
+    }
+    let mut urls = Vec::new();
+    for (part, kept) in kept.into_iter().enumerate() {
+        let path = match kept {
+            Kept::File(path) => path,
+            Kept::Rows(rows) => {
+                let path = folder.join(format!("{name}-{part}.parquet"));
+                spill(&path, &schema, &rows)?.close()?;
+                path
+            }
+        };
+        urls.push(ListingTableUrl::parse(path.to_string_lossy())?);
+    }
+    session::listing(schema, urls, &[])
 }
 
 /// The plan that runs, told to whoever looks for what makes it slow (`RUST_LOG=fulgurite::engine=debug`).
@@ -75,19 +103,59 @@ async fn physical(rows: DataFrame, name: &str) -> Result<Arc<dyn ExecutionPlan>>
     Ok(plan)
 }
 
-async fn partition(mut stream: SendableRecordBatchStream, path: PathBuf, stop: Stop) -> Result<PathBuf> {
+/// Where the rows of one partition are.
+enum Kept {
+    Rows(Vec<RecordBatch>),
+    File(PathBuf),
+}
+
+/// Reads one partition to its end.
+///
+/// * `held_bytes`: what all partitions of the relation hold in memory.
+async fn partition(
+    mut stream: SendableRecordBatchStream,
+    schema: SchemaRef,
+    path: PathBuf,
+    held_bytes: Arc<AtomicUsize>,
+    stop: Stop,
+) -> Result<Kept> {
+    let mut held = Vec::new();
+    let mut file = None;
+    while let Some(batch) = stream.next().await {
+        stop.check()?;
+        // An operator may know better than the plan that a column has no nulls.
+        let batch = RecordBatch::try_new(Arc::clone(&schema), batch?.columns().to_vec())?;
+        match &mut file {
+            None => {
+                let bytes = batch.get_array_memory_size();
+                held.push(batch);
+                if held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > HELD_BYTES {
+                    file = Some(spill(&path, &schema, &held)?);
+                    held = Vec::new();
+                }
+            }
+            Some(file) => file.write(&batch)?,
+        }
+    }
+    match file {
+        None => Ok(Kept::Rows(held)),
+        Some(file) => {
+            file.close()?;
+            Ok(Kept::File(path))
+        }
+    }
+}
+
+/// A temporary file that begins with these rows.
+fn spill(path: &Path, schema: &SchemaRef, rows: &[RecordBatch]) -> Result<ArrowWriter<File>> {
     // Read once or twice within seconds and then deleted: neither compression nor dictionaries pay.
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .build();
-    let file = File::create(&path).with_context(|| format!("cannot create `{}`", path.display()))?;
-    let mut writer = ArrowWriter::try_new(file, stream.schema(), Some(properties))?;
-    while let Some(batch) = stream.next().await {
-        stop.check()?;
-        writer.write(&batch?)?;
-    }
-    writer.close()?;
-    Ok(path)
+    let file = File::create(path).with_context(|| format!("cannot create `{}`", path.display()))?;
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;
+    rows.iter().try_for_each(|batch| writer.write(batch))?;
+    Ok(writer)
 }

@@ -324,9 +324,11 @@ impl Block {
     fn read_lines(&self, options: &ReadOptions, sink: &mut Sink, max_record_bytes: usize) -> u64 {
         let mut records = 0;
         let mut start = 0;
-        for (number, line) in self.bytes.split(|byte| *byte == b'\n').enumerate() {
+        let ends = memchr::memchr_iter(b'\n', &self.bytes).chain([self.bytes.len()]);
+        for (number, end) in ends.enumerate() {
             let offset = start;
-            start += line.len() + 1;
+            let line = &self.bytes[start..end];
+            start = end + 1;
             let line = if self.offset == 0 && number == 0 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
             let record = line.trim_ascii();
             if record.is_empty() {

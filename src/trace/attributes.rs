@@ -8,6 +8,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::message::text::{compact, string};
+use super::scan;
 
 /// One attribute value. Arrays and maps are kept as compact JSON text.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +79,9 @@ impl<'a> Attributes<'a> {
     /// # Errors
     /// The text is not JSON, or no object.
     pub fn from_json(json: &'a str) -> Result<Self, serde_json::Error> {
+        if let Some((members, _)) = scan::members(json, None) {
+            return Ok(Self::new(values(members)));
+        }
         let mut source = serde_json::Deserializer::from_str(json);
         let entries = source.deserialize_map(Members)?;
         source.end()?;
@@ -89,6 +93,9 @@ impl<'a> Attributes<'a> {
     /// # Errors
     /// The text is not JSON, or no object, or what stands under the key is neither an object nor null.
     pub fn from_json_apart(json: &'a str, key: &'static str) -> Result<(Self, Self), serde_json::Error> {
+        if let Some((outer, inner)) = scan::members(json, Some(key)) {
+            return Ok((Self::new(values(outer)), Self::new(values(inner))));
+        }
         let mut source = serde_json::Deserializer::from_str(json);
         let (entries, inner) = source.deserialize_map(MembersApart { key })?;
         source.end()?;
@@ -420,7 +427,7 @@ impl<'de> Visitor<'de> for Members {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::with_capacity(32);
         while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-            push_member(&mut members, key, value);
+            push_member(&mut members, key, value.get());
         }
         Ok(members)
     }
@@ -445,7 +452,7 @@ impl<'de> Visitor<'de> for MembersApart {
             if key == self.key {
                 inner = map.next_value::<Option<Inner<'de>>>()?.map(|Inner(members)| members).unwrap_or_default();
             } else {
-                push_member(&mut members, key, map.next_value()?);
+                push_member(&mut members, key, map.next_value::<&'de RawValue>()?.get());
             }
         }
         Ok((members, inner))
@@ -465,8 +472,14 @@ impl<'de> Deserialize<'de> for Inner<'de> {
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn push_member<'a>(members: &mut MemberList<'a>, key: Cow<'a, str>, value: &'a RawValue) {
-    match Value::from_json(value.get()) {
+fn values<'a>(members: Vec<(&'a str, &'a str)>) -> MemberList<'a> {
+    let mut list = Vec::with_capacity(members.len());
+    members.into_iter().for_each(|(key, value)| push_member(&mut list, Cow::Borrowed(key), value));
+    list
+}
+
+fn push_member<'a>(members: &mut MemberList<'a>, key: Cow<'a, str>, value: &'a str) {
+    match Value::from_json(value) {
         Value::Null => {}
         value => members.push((key, value)),
     }
@@ -507,7 +520,7 @@ pub fn push_json_string(json: &mut String, text: &str) {
 
 /// Place of the first byte, from `from` on, that JSON strings must escape: a quote, a backslash or a control character.
 /// Eight bytes are looked at together: this is where much of the time of reading goes.
-fn next_escape(bytes: &[u8], from: usize) -> Option<usize> {
+pub(super) fn next_escape(bytes: &[u8], from: usize) -> Option<usize> {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
     // The high bit of every byte that is zero; of bytes above a zero byte too, at times, so only the lowest counts.

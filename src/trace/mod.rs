@@ -12,12 +12,14 @@ pub mod container;
 pub mod convention;
 pub mod detect;
 pub mod message;
+mod numbers;
 pub mod object;
 pub mod openai;
 pub mod reject;
 pub mod resolve;
 #[cfg(test)]
 mod samples;
+mod scan;
 pub mod span;
 pub mod split;
 pub mod time;

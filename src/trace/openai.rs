@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::message::text::text;
 use super::message::{Message, Role, read_messages, read_stated};
 use super::object::{Object, list};
+use super::scan::integers;
 use super::span::{Choice, Llm, ToolOffer};
 
 /// What the OpenAI Agents SDK writes as the id of a response that it made of a chat completion: no id, since all have it.
@@ -193,7 +194,7 @@ fn request_input(request: &Object<'_>, llm: &mut Llm) -> Option<Vec<Message>> {
         return Some(messages);
     }
     let prompt = request.get("prompt")?;
-    if let Ok(ids) = serde_json::from_str::<Vec<i32>>(prompt.get()) {
+    if let Some(ids) = integers(prompt.get()) {
         fill(&mut llm.prompt_token_ids, Some(ids));
         return Some(Vec::new());
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::Message;
+use super::numbers;
 
 /// Where a record was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -167,6 +168,7 @@ pub struct Llm {
     pub tools_known: bool,
     /// One for each of the `n` choices; empty where the call failed or nothing was recorded.
     pub choices: Vec<Choice>,
+    #[serde(with = "numbers")]
     pub prompt_token_ids: Option<Vec<i32>>,
     pub input_tokens: Option<i64>,
     pub output_tokens: Option<i64>,
@@ -183,10 +185,13 @@ pub struct Choice {
     pub message: Message,
     /// As recorded; `resolve` normalises it.
     pub finish_reason: Option<String>,
+    #[serde(with = "numbers")]
     pub token_ids: Option<Vec<i32>>,
     /// Log-probabilities as recorded by the engine, one for each of `token_ids`.
+    #[serde(with = "numbers")]
     pub logprobs: Option<Vec<f32>>,
     /// After every processor, where the source has both.
+    #[serde(with = "numbers")]
     pub sampled_logprobs: Option<Vec<f32>>,
     /// Texts that began like a tool call and could not be read as one. They are in the message's content too.
     pub malformed: Vec<String>,

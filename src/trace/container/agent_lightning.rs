@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use super::keys::depth;
+use super::keys::is_too_deep;
 use super::metadata::{first_text, split, task_id};
 use super::record::{self, parse, placed_id, take_id, take_logprobs, take_reward, take_time, take_token_ids};
 use super::{Keys, ReadOptions, Sink, ids};
@@ -21,7 +21,7 @@ use crate::trace::attributes::{Attributes, Value};
 use crate::trace::convention::{self, RawEvent, RawSpan};
 use crate::trace::message::{Role, read_stated};
 use crate::trace::openai::push_tools;
-use crate::trace::reject::{MAX_DEPTH, Reject};
+use crate::trace::reject::Reject;
 use crate::trace::span::{
     Choice, Convention, Format, Identity, Kind, Link, Llm, Origin, Reward, RewardTarget, RolloutRecord, Span, TaskIdSource,
 };
@@ -41,7 +41,7 @@ pub fn recognises(keys: &Keys<'_>) -> bool {
 pub fn read(text: &str, origin: Origin, options: &ReadOptions, sink: &mut Sink) -> Result<(), Reject> {
     if let Ok((record, attributes)) = Attributes::from_json_apart(text, "attributes")
         && record.contains("span_id")
-        && depth(text) <= MAX_DEPTH
+        && !is_too_deep(text)
     {
         return read_span(record, attributes, origin, options, sink);
     }

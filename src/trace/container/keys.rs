@@ -106,7 +106,7 @@ impl<'a> Keys<'a> {
 
 /// The reject for text that serde_json refused: too deep where that was the reason, else a syntax error.
 pub fn syntax_reject(text: &str, error: serde_json::Error) -> Reject {
-    if depth(text) > MAX_DEPTH {
+    if is_too_deep(text) {
         return Reject::TooDeep;
     }
     // A number without its last digits (`1.`) is no number, whether or not more was to come.
@@ -128,8 +128,15 @@ pub fn parse_reject(text: &str, container: &'static str, error: serde_json::Erro
     }
 }
 
+/// Whether more than `MAX_DEPTH` arrays and objects are open at the deepest place.
+pub fn is_too_deep(text: &str) -> bool {
+    // Both opening brackets, and nothing else, are this with the sixth bit set.
+    let openings = text.bytes().filter(|byte| byte | 0x20 == b'{').count();
+    openings > MAX_DEPTH && depth(text) > MAX_DEPTH
+}
+
 /// How many arrays and objects are open at the deepest place. Never recurses.
-pub fn depth(text: &str) -> usize {
+fn depth(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut depth, mut deepest, mut at) = (0usize, 0, 0);
     while at < bytes.len() {
@@ -217,5 +224,6 @@ mod tests {
     fn depth_is_counted_outside_strings() {
         assert_eq!(depth(r#"{"a":["[[[",{}]}"#), 3);
         assert_eq!(depth(&"[".repeat(100_000)), 100_000);
+        assert!(is_too_deep(&"[".repeat(129)) && !is_too_deep(&"[".repeat(128)) && !is_too_deep(&"[]".repeat(129)));
     }
 }

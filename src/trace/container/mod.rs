@@ -169,7 +169,7 @@ pub fn read_proto(message: &[u8], origin: Origin, options: &ReadOptions, sink: &
 fn unknown_format(text: &str, keys: &Keys<'_>) -> Reject {
     match serde_json::from_str::<serde::de::IgnoredAny>(text) {
         Err(error) => keys::syntax_reject(text, error),
-        Ok(_) if keys::depth(text) > super::reject::MAX_DEPTH => Reject::TooDeep,
+        Ok(_) if keys::is_too_deep(text) => Reject::TooDeep,
         Ok(_) => Reject::UnknownFormat { keys: keys.summary() },
     }
 }

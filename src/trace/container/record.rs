@@ -1,9 +1,10 @@
 //! What the readers of JSON records share: parsing one, and times, numbers and rewards in it.
 
 use super::Sink;
-use super::keys::{depth, parse_reject};
+use super::keys::{is_too_deep, parse_reject};
 use crate::trace::attributes::{Attributes, Value};
-use crate::trace::reject::{MAX_DEPTH, Reject};
+use crate::trace::reject::Reject;
+use crate::trace::scan::integers;
 use crate::trace::span::{Origin, Status};
 use crate::trace::time::{self, Time};
 
@@ -12,7 +13,7 @@ use crate::trace::time::{self, Time};
 /// # Errors
 /// The text is no JSON object, or nests too deep for whoever reads the attributes later.
 pub fn parse(text: &str) -> Result<Attributes<'_>, Reject> {
-    if depth(text) > MAX_DEPTH {
+    if is_too_deep(text) {
         return Err(Reject::TooDeep);
     }
     Attributes::from_json(text).map_err(|error| parse_reject(text, "record", error))
@@ -78,7 +79,7 @@ pub fn status(code: Option<&Value<'_>>) -> Status {
 /// Token ids out of a list, or a string that holds one.
 pub fn token_ids(value: &Value<'_>) -> Option<Vec<i32>> {
     match value {
-        Value::Json(text) | Value::Str(text) => serde_json::from_str(text).ok(),
+        Value::Json(text) | Value::Str(text) => integers(text),
         _ => None,
     }
 }

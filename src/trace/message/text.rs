@@ -26,6 +26,9 @@ pub fn string(json: &str) -> Option<Cow<'_, str>> {
 /// JSON without the white space between its tokens. Numbers, escapes and the order of keys stay as they are.
 pub fn compact(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
+    if memchr::memchr(b'"', bytes).is_none() {
+        return without_space(json);
+    }
     let mut kept: Option<String> = None;
     let (mut copied, mut at) = (0, 0);
     while at < bytes.len() {
@@ -49,6 +52,22 @@ pub fn compact(json: &str) -> Cow<'_, str> {
     }
 }
 
+/// As [`compact`], of JSON without strings (lists of numbers, mostly): all its white space is between tokens.
+fn without_space(json: &str) -> Cow<'_, str> {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    if !json.bytes().any(is_space) {
+        return Cow::Borrowed(json);
+    }
+    let mut kept = vec![0; json.len()];
+    let mut length = 0;
+    for byte in json.bytes() {
+        kept[length] = byte;
+        length += usize::from(!is_space(byte));
+    }
+    kept.truncate(length);
+    String::from_utf8(kept).map_or(Cow::Borrowed(json), Cow::Owned)
+}
+
 /// The place after the string that begins at `start`.
 fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
@@ -70,6 +89,8 @@ mod tests {
     fn compact_leaves_strings_alone() {
         assert_eq!(compact(r#"{ "a b" : [ 1.50 , "\" x" ] }"#), r#"{"a b":[1.50,"\" x"]}"#);
         assert!(matches!(compact(r#"{"a":" "}"#), Cow::Borrowed(_)));
+        assert_eq!(compact("[ 1,\t2 ,\r\n3.5e1 ]"), "[1,2,3.5e1]");
+        assert!(matches!(compact("[1,2]"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -89,6 +89,9 @@ pub enum Command {
         /// Exit with 1 and commit nothing where more records are set aside: a number, or a share such as 5%
         #[arg(long, value_name = "N")]
         max_rejects: Option<String>,
+        /// Then derive, air and credit, as `fulgurite build` does, in the same process
+        #[arg(long)]
+        build: bool,
     },
     /// Derive, air and credit: whatever is stale, in order, with audits
     #[command(before_help = "Example:
@@ -245,11 +248,29 @@ pub fn parse() -> Cli {
 pub fn run(cli: Cli) -> Result<u8> {
     let Cli { globals, command } = cli;
     match command {
-        Command::Ingest { paths, max_rejects } => {
-            return globals.stage(Opening::Make, async |context| {
+        Command::Ingest { paths, max_rejects, build } => {
+            let reporter = Reporter { globals: globals.clone() };
+            let (context, summary) = globals.on_batch(Opening::Make, async |context| {
                 context.config.ingest.max_rejects = max_rejects.unwrap_or(std::mem::take(&mut context.config.ingest.max_rejects));
-                ingest::run(context, &paths).await
-            });
+                let read = ingest::run(context, &paths).await?;
+                // What would be read is not there to build on.
+                if !build || read.status == "would_run" {
+                    return Ok(read);
+                }
+                reporter.tell(&context.progress, &read);
+                let mut all = commands::build::run(context, &reporter).await?;
+                all.rows.extend(read.rows);
+                all.counts.extend(read.counts);
+                all.seconds += read.seconds;
+                if read.status == "done" {
+                    all.status = read.status;
+                }
+                Ok(all)
+            })?;
+            if summary.stage == "ingest" {
+                reporter.tell(&context.progress, &summary);
+            }
+            return reporter.finished(&summary);
         }
         Command::Build => {
             let reporter = Reporter { globals: globals.clone() };

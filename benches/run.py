@@ -1,6 +1,6 @@
 """Fulgurite beside its peers: ratios of CPU time, taken in one run, on data made by scaling recorded traces.
 
-    python benches/run.py FULGURITE [--traces DIR] [--megabytes 100 1000] [--only NAME ...]
+    python benches/run.py FULGURITE [--traces DIR] [--megabytes 100 1000] [--calls 10000000] [--only NAME ...]
 
 Each side runs as a process of its own with the same number of threads; what counts is its CPU time (user and system) and its peak
 memory, as the kernel accounts for them. Absolute times depend on the machine and its neighbours; the ratios are taken minutes apart at
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import sql
 
 HERE = Path(__file__).resolve().parent
 IDS = re.compile(rb'("(?:traceId|spanId|parentSpanId)": ?")([0-9a-f]+)(")')
@@ -166,22 +168,79 @@ def agent_lightning(fulgurite, work, arguments):
         lake = work / "lake"
         shutil.rmtree(lake, ignore_errors=True)
         place = ["--lake", lake, "--batch", "bench", "--threads", arguments.threads, "--json", "--quiet"]
-        ours, memory, _ = measure([fulgurite, "ingest", source, *place])
-        # One group for all, so that there is something to compare.
-        more, build_memory, printed = measure([fulgurite, "build", *place, "--set", "credit.singleton=keep"])
-        ours += more
+        # Each rollout is alone in its group, so that there is something to learn from.
+        ours, memory, _ = measure([fulgurite, "ingest", "--build", source, *place, "--set", "credit.singleton=keep"])
         _, their_memory, printed = measure([arguments.agent_lightning, "-c", AGENT_LIGHTNING, source])
         theirs = json.loads(printed.splitlines()[-1])
         name = f"{rollouts} x {calls} calls ({size:.0f} MB)"
         rate = theirs["triplets"] / ours
         rows.append((f"{name}, parse + adapt", rate, theirs["triplets"] / (theirs["parse"] + theirs["adapt"]), "triplets/core-s",
-                     max(memory, build_memory), their_memory))
+                     memory, their_memory))
         rows.append((f"{name}, adapt alone", rate, theirs["triplets"] / theirs["adapt"], "triplets/core-s", None, None))
         source.unlink()
     return rows
 
 
-BENCHES = {"ingest": ingest, "agent_lightning": agent_lightning}
+def flat_spans(target, calls):
+    """One rollout whose calls all hang below its root, each followed by a reward: spans of Agent Lightning 0.3."""
+    with open(target, "w") as file:
+        def emit(sequence, name, parent, start, end, attributes):
+            file.write(json.dumps({
+                "rollout_id": "ro-flat", "attempt_id": "at-0", "sequence_id": sequence, "trace_id": f"{1:032x}",
+                "span_id": f"{sequence:016x}", "parent_id": parent, "name": name, "status": {"status_code": "OK", "description": None},
+                "attributes": attributes, "events": [], "links": [], "start_time": start, "end_time": end, "context": None, "parent": None,
+                "resource": {"attributes": {}, "schema_url": ""},
+            }) + "\n")
+
+        start, root = 1_795_363_157.0, f"{2 * calls + 1:016x}"
+        for call in range(calls):
+            attributes = {"gen_ai.request.type": "chat", "gen_ai.request.model": "m", "gen_ai.response.id": f"chatcmpl-{call}",
+                          "gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": f"step {call}",
+                          "gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.content": "done",
+                          "prompt_token_ids": [call % 32_000, 1, 2], "response_token_ids": [3, 4]}
+            emit(2 * call + 1, "openai.chat.completion", root, start + call, start + call + 0.5, attributes)
+            reward = {"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": float(call % 2)}
+            emit(2 * call + 2, "agentlightning.annotation", root, start + call + 0.6, start + call + 0.6, reward)
+        emit(2 * calls + 1, "run", None, start - 1, start + calls + 1, {"agentops.span.kind": "session"})
+
+
+def flat(fulgurite, work, arguments):
+    """One flat rollout of many calls to transitions, beside agentlightning==0.3.0."""
+    source, lake = work / "flat.jsonl", work / "lake"
+    flat_spans(source, 3_200)
+    shutil.rmtree(lake, ignore_errors=True)
+    ours, memory, printed = measure([fulgurite, "ingest", "--build", source, "--lake", lake, "--batch", "bench", "--threads", arguments.threads,
+                                     "--json", "--quiet", "--set", "credit.singleton=keep"])
+    assert json.loads(printed)["rows"]["transitions"] == 3_200, printed
+    _, their_memory, printed = measure([arguments.agent_lightning, "-c", AGENT_LIGHTNING, source])
+    theirs = json.loads(printed.splitlines()[-1])
+    whole = theirs["parse"] + theirs["adapt"]
+    return [("flat rollout of 3200 calls", 3_200 / ours, theirs["triplets"] / whole, "calls/core-s", memory, their_memory)]
+
+
+def air_and_credit(fulgurite, work, arguments):
+    """Air and credit on narrow calls, beside DuckDB running the same SQL text on the same Parquet."""
+    rows = []
+    for calls in arguments.calls:
+        lake, target = work / f"narrow-{calls}", work / f"narrow-duckdb-{calls}"
+        sql.tables(lake, calls)
+        target.mkdir()
+        place = ["--lake", lake, "--batch", sql.BATCH, "--threads", arguments.threads, "--json", "--quiet"]
+        ours, memory, made = 0, 0, {}
+        for stage in ["air", "credit"]:
+            more, used, printed = measure([fulgurite, stage, *place, "--set", f"credit.method={sql.METHOD}",
+                                           "--set", f"credit.comparison={sql.COMPARISON}"])
+            ours, memory = ours + more, max(memory, used)
+            made |= json.loads(printed)["rows"]
+        theirs, their_memory, printed = measure([sys.executable, HERE / "sql.py", lake, arguments.threads, target])
+        assert json.loads(printed) == made, (printed, made)
+        rows.append((f"air and credit, {calls} narrow calls, DuckDB", calls / ours, calls / theirs, "calls/core-s", memory, their_memory))
+        shutil.rmtree(lake)
+        shutil.rmtree(target)
+    return rows
+
+
+BENCHES = {"ingest": ingest, "agent_lightning": agent_lightning, "flat": flat, "air_and_credit": air_and_credit}
 
 
 def main():
@@ -189,15 +248,17 @@ def main():
     parser.add_argument("fulgurite", type=Path, help="the release binary")
     parser.add_argument("--traces", type=Path, default=HERE.parent / "sample_data", help="recorded traces to scale")
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--calls", type=int, nargs="+", default=[10_000_000], help="narrow calls for air_and_credit")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--agent-lightning", type=Path, help="a Python that has agentlightning==0.3.0")
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fulgurite-bench-") as folder:
         rows = []
-        if not arguments.agent_lightning and "agent_lightning" in arguments.only:
-            print("skipped: agent_lightning (--agent-lightning names no Python that has agentlightning==0.3.0)")
-            arguments.only.remove("agent_lightning")
+        for name in ["agent_lightning", "flat"]:
+            if not arguments.agent_lightning and name in arguments.only:
+                print(f"skipped: {name} (--agent-lightning names no Python that has agentlightning==0.3.0)")
+                arguments.only.remove(name)
         for name in arguments.only:
             rows += BENCHES[name](arguments.fulgurite.resolve(), Path(folder), arguments)
     print(f"{'what':44} {'fulgurite':>12} {'peer':>12} {'ratio':>7}  {'unit':15} {'MiB':>6} {'peer MiB':>8}")

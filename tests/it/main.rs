@@ -8,6 +8,8 @@ mod crash;
 mod credit;
 mod derive;
 mod engine;
+#[cfg(feature = "torch")]
+mod frameworks;
 mod ingest;
 mod iterate;
 mod lake;

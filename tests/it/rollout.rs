@@ -45,7 +45,7 @@ if what == "reward":
 print(json.dumps({"answer": what}))
 "#;
 
-fn context(lake: &Lake, batch: &str, folder: &Path, settings: &[&str]) -> Context {
+pub fn context(lake: &Lake, batch: &str, folder: &Path, settings: &[&str]) -> Context {
     let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
     let config = Config { folder: Some(folder.to_path_buf()), threads: 1, ..Config::load(None, &settings).unwrap() };
     Context {
@@ -59,7 +59,7 @@ fn context(lake: &Lake, batch: &str, folder: &Path, settings: &[&str]) -> Contex
     }
 }
 
-async fn lake_with_policy(folder: &Path) -> Lake {
+pub async fn lake_with_policy(folder: &Path) -> Lake {
     let lake = Lake::open(folder.join("lake").to_str().unwrap()).await.unwrap();
     std::fs::write(folder.join("words.txt"), "What is 2 + 2? Use the calculator, then answer with the number.").unwrap();
     let sizes = Sizes { hidden: 32, layers: 2, heads: 2, vocab: 320, context: 512, seed: 1 };

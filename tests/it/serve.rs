@@ -1,6 +1,6 @@
 //! The server: what is forwarded and recorded, and what ingest and derive make of it.
 
-mod clients;
+pub mod clients;
 mod command;
 mod constrained;
 mod limits;

@@ -12,7 +12,7 @@ use crate::cases::BATCH;
 use crate::peers::skip;
 
 /// The Python that `scripts/clients-env.sh` prepares; says why a test is skipped where there is none.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     let home = std::env::var_os("FULGURITE_CLIENTS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv-clients"), PathBuf::from);
     let python = home.join("bin/python");

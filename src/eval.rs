@@ -169,6 +169,8 @@ fn jobs<'a>(batch: &str, chosen: &[&'a Task], config: &EvalConfig) -> Vec<Job<'a
             task,
             sample: sample as u64,
             temperature: Some(if sample == 0 { 0.0 } else { config.temperature }),
+            top_p: None,
+            max_tokens: None,
         };
         let first = usize::from(!config.greedy);
         (first..=config.samples).map(job)

@@ -13,10 +13,13 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::exit::Fault;
 use crate::lake::Lake;
 use crate::rollout::plan::{TRACE, traces_folder};
 use crate::stage::{Context, Summary};
+use crate::train::schedule::Schedule;
+use crate::train::setup;
 use crate::{air, credit, derive, eval, ingest, rollout, train, values};
 pub use goal::Goal;
 use summary::Iteration;
@@ -40,11 +43,14 @@ pub struct LoopConfig {
     pub eval_every: u64,
     /// Evaluations in a row without a better one that end the loop; 0 for never.
     pub patience: u64,
+    /// How the learning rate goes on from iteration to iteration, on its way to 0 after the last of `iterations`. Within an iteration it
+    /// goes on by `train.schedule`.
+    pub schedule: Schedule,
 }
 
 impl Default for LoopConfig {
     fn default() -> LoopConfig {
-        LoopConfig { iterations: 10, until: String::new(), eval_every: 5, patience: 0 }
+        LoopConfig { iterations: 10, until: String::new(), eval_every: 5, patience: 0, schedule: Schedule::Constant }
     }
 }
 
@@ -79,7 +85,7 @@ pub async fn run(context: &Context) -> Result<Summary> {
     let end = loop {
         context.stop.check()?;
         let batch = batch_of(iteration);
-        let of_batch = on_batch(context, &batch);
+        let of_batch = Context { config: scheduled(&context.config, iteration), ..on_batch(context, &batch) };
         // Policies of finished iterations were evaluated then; asked again, the stage reads what it wrote.
         let version = version_before(&context.lake, iteration).await?;
         let last = iteration >= config.iterations;
@@ -133,6 +139,7 @@ pub async fn run(context: &Context) -> Result<Summary> {
 
 /// One iteration, each stage where it has not committed yet.
 async fn one(context: &Context) -> Result<Iteration> {
+    let begun = Instant::now();
     let mut seconds = BTreeMap::new();
     let mut counts = BTreeMap::new();
     for stage in STAGES {
@@ -163,13 +170,15 @@ async fn one(context: &Context) -> Result<Iteration> {
         seconds.insert(stage.to_owned(), started.elapsed().as_secs_f64());
         counts.extend(summary.counts);
     }
-    let found = summary::of(context, seconds, counts).await?;
+    let mut found = summary::of(context, seconds, counts).await?;
     for stage in STAGES.iter().rev().filter(|stage| **stage != "credit") {
         if context.lake.manifest(stage, &context.batch).await?.is_some() {
             context.lake.seal(stage, &context.batch).await?;
         }
     }
     context.lake.seal("credit", &context.batch).await?;
+    let of_stages: f64 = found.seconds.values().sum();
+    found.seconds.insert("loop".to_owned(), begun.elapsed().as_secs_f64() - of_stages);
     Ok(found)
 }
 
@@ -224,6 +233,17 @@ fn on_batch(context: &Context, batch: &str) -> Context {
         progress: context.progress.clone(),
         stop: context.stop.clone(),
     }
+}
+
+/// The settings of an iteration: those of the loop, with the learning rates that its schedule has come to.
+fn scheduled(config: &Config, iteration: u64) -> Config {
+    let mut config = config.clone();
+    if config.iterate.schedule != Schedule::Constant {
+        let factor = config.iterate.schedule.factor(iteration, 0, config.iterate.iterations);
+        config.train.learning_rate = Some(setup::learning_rate(&config.train) * factor);
+        config.train.critic.learning_rate *= factor;
+    }
+    config
 }
 
 /// Says which iteration stands where, and changes nothing.
@@ -286,6 +306,20 @@ impl std::fmt::Display for Best {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_learning_rate_goes_down_from_iteration_to_iteration() {
+        let mut config = Config::default();
+        config.train.learning_rate = Some(4e-4);
+        let rate = |config: &Config, iteration| scheduled(config, iteration).train.learning_rate.unwrap();
+        assert_eq!(rate(&config, 7), 4e-4);
+        config.iterate = LoopConfig { iterations: 8, schedule: Schedule::Linear, ..LoopConfig::default() };
+        for (iteration, expected) in [(0, 4e-4), (4, 2e-4), (7, 0.5e-4)] {
+            assert!((rate(&config, iteration) - expected).abs() < 1e-18);
+        }
+        let critic = config.train.critic.learning_rate;
+        assert_eq!(scheduled(&config, 4).train.critic.learning_rate, critic / 2.0);
+    }
 
     #[test]
     fn the_best_policy_is_kept_and_the_evaluations_since_counted() {

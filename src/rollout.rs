@@ -36,6 +36,9 @@ use run::{Done, Job, Work};
 use served::Served;
 use tasks::{SPLITS, Task};
 
+/// Count of a summary: milliseconds in passes through the model.
+pub const MODEL_MS: &str = "model_ms";
+
 /// Which tasks are run, how often, and how the policy is sampled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -52,6 +55,13 @@ pub struct RolloutConfig {
     pub seed: u64,
     /// Temperature of every call, whatever the agent asks for; where nothing is said the agent's own counts.
     pub temperature: Option<f64>,
+    /// Nucleus of every call, likewise. What lies outside it is never sampled, and what is learnt from it is not weighed for that.
+    pub top_p: Option<f64>,
+    /// Longest response of a call, in tokens, where the agent asks for a longer one or for none.
+    pub max_tokens: Option<u64>,
+    /// Rounds of further tasks, one for each group of the round before whose rollouts all earned the same: these teach nothing where
+    /// rollouts are compared with their group. 0 for none.
+    pub refill: u64,
 }
 
 impl Default for RolloutConfig {
@@ -63,6 +73,9 @@ impl Default for RolloutConfig {
             samples: 8,
             seed: 0,
             temperature: Some(1.0),
+            top_p: None,
+            max_tokens: None,
+            refill: 0,
         }
     }
 }
@@ -111,6 +124,14 @@ pub async fn run(context: &Context, options: &Options) -> Result<Summary> {
         return Err(Fault::Usage(message).into());
     }
 
+    if config.refill > 0 && options.shard.is_some() {
+        let message =
+            "`rollout.refill` looks at all groups of a batch, and a shard has a part of them; leave one of the two away";
+        return Err(Fault::Usage(message.to_owned()).into());
+    }
+    // With refills any task of the split may be run.
+    let considered = if config.refill > 0 { tasks::choose(&tasks, &config.split, 0, config.seed, 0) } else { chosen.clone() };
+
     let mut run = context.lake.begin("rollout", &context.batch).await?;
     // A batch that was rolled out stays what it is, whatever policy is the newest by now.
     let before = run.previous().and_then(|manifest| manifest.counts.get("policy_version").copied());
@@ -119,7 +140,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<Summary> {
     let lineage = Lineage {
         inputs: vec![
             policy.input(&["policy"])?,
-            Input { name: config.tasks.clone(), tables: Vec::new(), hash: hash_of(&chosen)?, size_bytes: 0 },
+            Input { name: config.tasks.clone(), tables: Vec::new(), hash: hash_of(&considered)?, size_bytes: 0 },
         ],
         ..Lineage::new("rollout", settings(json!({ "rollout": config, "agent": agent, "serve": context.config.serve })))?
     };
@@ -130,7 +151,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<Summary> {
         return Ok(summary);
     }
 
-    let jobs = jobs(&context.batch, &chosen, config);
+    let mut jobs = jobs_of(&context.batch, &chosen, config);
     let stale = matches!(freshness, crate::lake::Freshness::Stale(_));
     plan::begin(&context.lake, &context.batch, &plan::of(&lineage), context.rebuild || stale).await?;
     let served = Served::start(context, &policy).await?;
@@ -139,9 +160,12 @@ pub async fn run(context: &Context, options: &Options) -> Result<Summary> {
         Some(shard) => jobs.iter().skip(shard.index).step_by(shard.count).cloned().collect(),
         None => jobs.clone(),
     };
-    let worked = work.all(&mine).await;
+    let worked = match work.all(&mine).await {
+        Ok(done) => refill(&work, &tasks, chosen, &mut jobs, done).await,
+        Err(error) => Err(error),
+    };
     let version = served.version;
-    served.stop().await?;
+    let model_seconds = served.stop().await?;
     let done = worked?;
     context.stop.check()?;
 
@@ -163,8 +187,50 @@ pub async fn run(context: &Context, options: &Options) -> Result<Summary> {
     counts.insert("policy_version".to_owned(), version);
     run.name_traces(&jobs.iter().map(|job| job.rollout_id.clone()).collect::<Vec<_>>()).await?;
     let mut summary = Summary::of(&run.commit(lineage, counts).await?, "done", started);
+    // Told and not kept: the only count that differs between equal runs.
+    summary.counts.insert(MODEL_MS.to_owned(), (model_seconds * 1e3) as u64);
     summary.warnings = warnings(&done);
     Ok(summary)
+}
+
+/// Runs further tasks in the place of groups that teach nothing, and adds their rollouts to the jobs. What a round runs follows from what
+/// the rounds before earned, so that a run that was killed comes to the same tasks.
+///
+/// * `chosen`: the tasks that were run.
+/// * `done`: what became of them.
+///
+/// Returns everything that was done.
+async fn refill<'a>(
+    work: &Work<'_>,
+    tasks: &'a [Task],
+    mut chosen: Vec<&'a Task>,
+    jobs: &mut Vec<Job<'a>>,
+    mut done: Vec<Done>,
+) -> Result<Vec<Done>> {
+    let config = &work.context.config.rollout;
+    let mut round_begins = 0;
+    for _ in 0..config.refill {
+        let missing = without_variance(&done[round_begins..]);
+        let further = tasks::further(tasks, work.split, missing, work.seed, work.iteration, &chosen);
+        if further.is_empty() {
+            break;
+        }
+        let more = jobs_of(&work.context.batch, &further, config);
+        round_begins = done.len();
+        done.extend(work.all(&more).await?);
+        jobs.extend(more);
+        chosen.extend(further);
+    }
+    Ok(done)
+}
+
+/// How many groups have no two rewards that differ. A rollout that failed by no fault of the agent has none.
+fn without_variance(done: &[Done]) -> usize {
+    let mut groups: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for done in done {
+        groups.entry(&done.task_id).or_default().extend(done.reward);
+    }
+    groups.values().filter(|rewards| rewards.iter().all(|reward| *reward == rewards[0])).count()
 }
 
 fn check(config: &RolloutConfig) -> Result<()> {
@@ -177,6 +243,12 @@ fn check(config: &RolloutConfig) -> Result<()> {
     if config.samples == 0 {
         return Err(Fault::Usage("`rollout.samples` is 0; nothing would run".to_owned()).into());
     }
+    if config.top_p.is_some_and(|top_p| !(top_p > 0.0 && top_p <= 1.0)) {
+        return Err(Fault::Usage("`rollout.top_p` has to be above 0, and at most 1".to_owned()).into());
+    }
+    if config.max_tokens == Some(0) {
+        return Err(Fault::Usage("`rollout.max_tokens` is 0; nothing would be said".to_owned()).into());
+    }
     if config.temperature.is_some_and(|temperature| !(0.0..=100.0).contains(&temperature)) {
         return Err(Fault::Usage("`rollout.temperature` has to be 0 or more".to_owned()).into());
     }
@@ -184,7 +256,7 @@ fn check(config: &RolloutConfig) -> Result<()> {
 }
 
 /// Every sample of every task, a group after the other, so that what a group shares is computed once.
-fn jobs<'a>(batch: &str, chosen: &[&'a Task], config: &RolloutConfig) -> Vec<Job<'a>> {
+fn jobs_of<'a>(batch: &str, chosen: &[&'a Task], config: &RolloutConfig) -> Vec<Job<'a>> {
     let samples = |task: &&'a Task| {
         let task = *task;
         let job = move |sample| Job {
@@ -192,6 +264,8 @@ fn jobs<'a>(batch: &str, chosen: &[&'a Task], config: &RolloutConfig) -> Vec<Job
             task,
             sample: sample as u64,
             temperature: config.temperature,
+            top_p: config.top_p,
+            max_tokens: config.max_tokens,
         };
         (0..config.samples).map(job)
     };
@@ -246,6 +320,19 @@ fn warnings(done: &[Done]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_that_all_earned_the_same_are_counted() {
+        let done = |task: &str, reward| Done { task_id: task.to_owned(), reward, ..Done::default() };
+        let all = [
+            [done("same", Some(1.0)), done("same", Some(1.0))],
+            [done("differs", Some(0.0)), done("differs", Some(1.0))],
+            [done("half", Some(0.5)), done("half", None)],
+            [done("none", None), done("none", None)],
+        ];
+        assert_eq!(without_variance(&all.concat()), 3);
+        assert_eq!(without_variance(&all[1]), 0);
+    }
 
     #[test]
     fn a_shard_is_a_part_of_a_whole() {

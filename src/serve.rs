@@ -145,6 +145,14 @@ impl Server {
         self.app.metrics.prefix_reuse()
     }
 
+    /// Seconds in passes through the model so far; 0 where another server answers.
+    pub fn model_seconds(&self) -> f64 {
+        match &self.app.backend {
+            Backend::Local(local) => local.model_seconds(),
+            Backend::Upstream(_) => 0.0,
+        }
+    }
+
     /// Takes no new connections, waits a little for the calls under way, and ends the engine.
     pub async fn stop(mut self) -> Result<()> {
         if let Some(stop) = self.stop.take() {

@@ -6,6 +6,7 @@ use std::fmt;
 use anyhow::Result;
 
 use crate::explain;
+use crate::rollout::MODEL_MS;
 use crate::stage::Context;
 
 /// What an iteration came to.
@@ -28,7 +29,9 @@ pub struct Iteration {
     /// Metrics of the optimiser's steps, where it ran.
     pub train: BTreeMap<String, f64>,
     pub learned_from: u64,
-    /// Seconds by stage.
+    /// Seconds that passes through the model took, forward and backward, with the loss between them.
+    pub model_seconds: f64,
+    /// Seconds by stage, and under `loop` those between them.
     pub seconds: BTreeMap<String, f64>,
 }
 
@@ -69,6 +72,7 @@ pub async fn of(context: &Context, seconds: BTreeMap<String, f64>, counts: BTree
         calls: number("calls").unwrap_or(0.0),
         tool_errors: number("tool_errors"),
         failures: failures.collect(),
+        model_seconds: counts.get(MODEL_MS).map_or(0.0, |ms| *ms as f64 / 1e3) + train.get("seconds").copied().unwrap_or(0.0),
         train,
         learned_from: counts.get("to_learn_from").copied().unwrap_or(0),
         seconds,
@@ -100,6 +104,7 @@ impl fmt::Display for Iteration {
         }
         let total: f64 = self.seconds.values().sum();
         let stages: Vec<String> = self.seconds.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1}")).collect();
-        write!(f, "; {total:.1} s ({})", stages.join(", "))
+        let share = 100.0 * self.model_seconds / total.max(1e-9);
+        write!(f, "; {total:.1} s ({}), {share:.0} % of it in the model", stages.join(", "))
     }
 }

@@ -36,6 +36,9 @@ pub struct Job<'a> {
     pub sample: u64,
     /// In place of what the agent asks for.
     pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    /// Longest response of a call, in tokens.
+    pub max_tokens: Option<u64>,
 }
 
 /// One rollout that has ended.
@@ -193,6 +196,8 @@ impl Work<'_> {
             seed: self.seed,
             iteration: self.iteration,
             temperature: job.temperature,
+            top_p: job.top_p,
+            max_tokens: job.max_tokens,
             max_calls: Some(self.context.config.agent.max_calls),
         }
     }

@@ -62,8 +62,10 @@ impl Served {
         Urls::new(&format!("http://{}", self.server.address()), &self.key, &self.model, rollout_id, attempt)
     }
 
-    /// Ends the server and the engine.
-    pub async fn stop(self) -> Result<()> {
-        self.server.stop().await
+    /// Ends the server and the engine. Returns the seconds that it spent in passes through the model.
+    pub async fn stop(self) -> Result<f64> {
+        let seconds = self.server.model_seconds();
+        self.server.stop().await?;
+        Ok(seconds)
     }
 }

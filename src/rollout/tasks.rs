@@ -85,12 +85,27 @@ pub fn choose<'a>(tasks: &'a [Task], split: &str, count: usize, seed: u64, itera
     }
     let iterations = (chosen.len() / count) as u64;
     let (epoch, place) = (iteration / iterations, (iteration % iterations) as usize);
-    chosen.sort_by_cached_key(|task| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"tasks").update(&seed.to_le_bytes()).update(&epoch.to_le_bytes()).update(task.id.as_bytes());
-        *hasher.finalize().as_bytes()
-    });
+    chosen.sort_by_cached_key(|task| place_of(b"tasks", seed, epoch, task));
     chosen.drain(..).skip(place * count).take(count).collect()
+}
+
+/// Further tasks of an iteration, drawn from all of the split that it has not taken. Later iterations take them all the same.
+///
+/// * `count`: how many; fewer come back where fewer are left.
+/// * `taken`: what the iteration has run before.
+pub fn further<'a>(tasks: &'a [Task], split: &str, count: usize, seed: u64, iteration: u64, taken: &[&Task]) -> Vec<&'a Task> {
+    let taken: BTreeSet<&str> = taken.iter().map(|task| task.id.as_str()).collect();
+    let mut left: Vec<&Task> = tasks.iter().filter(|task| task.split == split && !taken.contains(task.id.as_str())).collect();
+    left.sort_by_cached_key(|task| place_of(b"refill", seed, iteration, task));
+    left.truncate(count);
+    left
+}
+
+/// What a shuffle sorts a task by.
+fn place_of(what: &[u8], seed: u64, round: u64, task: &Task) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(what).update(&seed.to_le_bytes()).update(&round.to_le_bytes()).update(task.id.as_bytes());
+    *hasher.finalize().as_bytes()
 }
 
 /// The number of an iteration, from the name of its batch: `iter-0003` is 3, a name without a number at its end is 0.
@@ -123,6 +138,19 @@ mod tests {
         assert_eq!(choose(&all, "val", 0, 7, 3).len(), 4);
         assert_eq!(choose(&all, "val", 100, 7, 3).len(), 4);
         assert!(choose(&all, "test", 4, 7, 0).is_empty());
+    }
+
+    #[test]
+    fn further_tasks_are_others_and_follow_from_the_seed() {
+        let all = tasks(20); // 16 of them to train on
+        let taken = choose(&all, "train", 4, 7, 2);
+        let ids =
+            |count, seed| further(&all, "train", count, seed, 2, &taken).iter().map(|task| task.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(3, 7).len(), 3);
+        assert!(taken.iter().all(|task| !ids(3, 7).contains(&task.id)));
+        assert_eq!(ids(12, 7)[..3], ids(3, 7), "more begins with the same");
+        assert_ne!(ids(12, 7), ids(12, 8));
+        assert_eq!(ids(100, 7).len(), 12, "never one twice");
     }
 
     #[test]

@@ -132,8 +132,8 @@ impl App {
                 return Err(call.fail(ApiError { param: None, ..ApiError::invalid("", format!("the body is no JSON: {error}")) }));
             }
         };
-        if let Some(temperature) = call.session.as_ref().and_then(|session| session.rollout.temperature) {
-            body["temperature"] = json!(temperature);
+        if let Some(session) = &call.session {
+            session.rollout.impose(api, &mut body);
         }
         match &self.backend {
             Backend::Local(local) => local.answer(api, call, body).await,

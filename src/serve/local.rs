@@ -185,6 +185,11 @@ impl Local {
         })
     }
 
+    /// Seconds in passes through the model so far.
+    pub fn model_seconds(&self) -> f64 {
+        self.engine.stats().model_seconds
+    }
+
     /// The engine's state, for `/metrics`.
     pub fn gauges(&self) -> Vec<(&'static str, &'static str, f64)> {
         let stats = self.engine.stats();

@@ -22,6 +22,7 @@ kind = "numeric"
 tasks = "tasks.jsonl"
 tasks_per_iteration = 2
 samples = 4
+refill = 1
 [generate]
 kv_mib = 16
 deterministic = true
@@ -34,6 +35,7 @@ split = "val"
 [loop]
 iterations = 2
 eval_every = 2
+schedule = "linear"
 "#;
 
 fn fulgurite(arguments: &[&str], folder: &Path, lake: &str) -> Command {
@@ -48,6 +50,10 @@ fn finish(mut command: Command) -> (Duration, String) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{command:?}: {said}");
     (started.elapsed(), said)
+}
+
+fn printed(mut command: Command) -> String {
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
 }
 
 fn prepare(folder: &Path, lake: &str) {
@@ -80,6 +86,10 @@ async fn a_loop_that_is_killed_ends_with_the_bytes_of_one_that_is_not() {
     assert!(said.contains("2 iterations are finished"), "{said}");
     let calm = policies(folder, "calm").await;
     assert_eq!(calm.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{said}");
+    assert!(said.contains("% of it in the model") && said.contains("the best policy is"), "{said}");
+    let rates =
+        fulgurite(&["sql", "--format", "csv", "select batch, learning_rate from train_steps order by batch"], folder, "calm");
+    assert_eq!(printed(rates), "batch,learning_rate\niter-0000,0.001\niter-0001,0.0005\n");
 
     prepare(folder, "killed");
     let mut ended_before = 0;

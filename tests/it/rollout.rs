@@ -179,3 +179,48 @@ async fn the_built_in_agent_samples_the_same_at_any_concurrency_and_after_a_kill
     assert!(found[&1].len() >= 6);
     assert_eq!(found[&1], found[&5]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_teach_nothing_are_followed_by_further_tasks() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = lake_with_policy(folder.path()).await;
+    // No answer of a policy with random weights is right, so that every group earns the same.
+    write_tasks(folder.path(), &["What is 2 + 2?", "What is 2 + 3?", "What is 3 + 3?", "What is 3 + 4?", "What is 4 + 4?"]);
+    let settings = [
+        "agent.builtin=calculator",
+        "agent.grader.kind=exact",
+        "rollout.tasks=tasks.jsonl",
+        "rollout.tasks_per_iteration=2",
+        "rollout.samples=2",
+        "rollout.max_tokens=3",
+        "rollout.top_p=0.9",
+        "generate.kv_mib=16",
+    ];
+    let run = |refill: u64, batch: &'static str| {
+        let refill = format!("rollout.refill={refill}");
+        context(&lake, batch, folder.path(), &[&settings[..], &[&refill]].concat())
+    };
+    for (refill, batch, expected) in [(0, "iter-0000", 4), (1, BATCH, 8), (9, "iter-0002", 10)] {
+        let context = run(refill, batch);
+        let summary = rollout::run(&context, &Options::default()).await.unwrap();
+        assert_eq!(summary.counts["rollouts_run"], expected, "{batch}");
+        assert_eq!(rollout::run(&context, &Options::default()).await.unwrap().status, "nothing_to_do");
+    }
+    // A run that was killed with a part of its traces written comes to the same tasks.
+    let traces = |batch: &str| {
+        let listed = std::fs::read_dir(folder.path().join("lake/traces").join(format!("batch={batch}"))).unwrap();
+        listed.map(|entry| entry.unwrap().path()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = traces(BATCH);
+    std::fs::remove_dir_all(folder.path().join("lake/_manifests/rollout").join(BATCH)).unwrap();
+    before.iter().step_by(3).for_each(|path| std::fs::remove_file(path).unwrap());
+    let context = run(1, BATCH);
+    rollout::run(&context, &Options::default()).await.unwrap();
+    assert_eq!(traces(BATCH), before);
+
+    let longest = lines(&context, "select concat_ws(' ', max(output_tokens), max(top_p)) as line from calls").await;
+    assert_eq!(longest, ["3 0.9"]);
+    let shard = Options { shard: Some(Shard { index: 0, count: 2 }), ..Options::default() };
+    let error = rollout::run(&run(1, "iter-0003"), &shard).await.unwrap_err().to_string();
+    assert!(error.contains("rollout.refill"), "{error}");
+}

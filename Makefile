@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(FULGURITE_CACHE)/target
 endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help prerequisites libtorch models build demo bench test peers
+.PHONY: help prerequisites libtorch models build demo learn bench test peers
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +30,9 @@ build: libtorch ## build the release binary
 
 demo: build ## a tiny policy learns to use a calculator: the whole loop, minutes on two cores
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/demo.sh
+
+learn: build ## the demo with three seeds, and what AIR and the credit method add: nine runs
+	@FULGURITE=$(TARGET)/release/fulgurite scripts/learn.sh
 
 bench: build ## ratios against live peers (DuckDB, Agent Lightning)
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/bench.sh

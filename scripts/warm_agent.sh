@@ -24,7 +24,7 @@ if [ "$name" = calc ]; then
 else
     "$fulgurite" policy new --hidden 128 --layers 3 --heads 4 --vocab 768 --context 512 \
         --text "sample_data/$name/small.jsonl" --text "pipelines/agents/$(basename pipelines/agents/"$name"_*.py)" --lake "$lake"
-    settings=(--set train.epochs="${EPOCHS:-8}" --set train.minibatches=20 --set train.learning_rate=3e-3)
+    settings=(--set train.epochs="${EPOCHS:-8}" --set train.minibatches=20 --set train.learning_rate=3e-3 --set train.warmup_steps=20)
 fi
 
 python3 pipelines/agents/teacher.py tasks "$talks" >"$scratch/all.jsonl"

@@ -6,7 +6,7 @@ their numbers are new, and those of test also have names and things that no othe
 
 The traces stand for those of an agent in production, whose quality is mixed: 40 % of them are right, 30 % guess an answer instead of using
 the calculator, 30 % call it wrongly (another operation, numbers swapped, an expression that it cannot read). Sums and products are mostly
-done right, differences and quotients mostly not, so that what the policy finds likeliest is wrong for them too.
+done right, differences, quotients and problems of two steps mostly not, so that what the policy finds likeliest is wrong for them too.
 """
 
 import gzip
@@ -60,7 +60,7 @@ TEMPLATES = {
 }
 # Share of problems, and of traces that are right and that guess; the rest calls wrongly. Over all: 40 % right, 30 % guessed.
 SHARES = {"sum": 0.2, "product": 0.2, "difference": 0.25, "quotient": 0.2, "two": 0.15}
-QUALITY = {"sum": (0.65, 0.20), "product": (0.65, 0.20), "difference": (0.20, 0.35), "quotient": (0.20, 0.35), "two": (1 / 3, 0.4166)}
+QUALITY = {"sum": (0.7, 0.225), "product": (0.7, 0.225), "difference": (0.2, 0.35), "quotient": (0.2, 0.35), "two": (0.2, 0.35)}
 
 
 def numbers(kind, template, random):

@@ -4,8 +4,9 @@
 
 MODEL is a Hugging Face directory (SmolLM2-135M). Each side is a process of its own, timed after a warm-up
 and without loading; the fastest repeat counts. With `--clock cpu` it is CPU time instead of wall time, which a busy machine
-distorts less; then take one thread, since libtorch's and llama.cpp's threads wait for each other in loops. transformers answers all requests in one batch, padded on the left, each row stopped at its own length;
-tokens that nobody asked for do not count. llama.cpp (PYTHON is one with llama-cpp-python) computes a shared prompt once and decodes all
+distorts less; then take one thread, since libtorch's and llama.cpp's threads wait for each other in loops. transformers
+answers all requests in one batch, padded on the left, each row stopped at its own length; tokens that nobody asked for do
+not count. llama.cpp (PYTHON is one with llama-cpp-python) computes a shared prompt once and decodes all
 sequences in one batch. Needs torch 2.13.0, transformers, gguf and a Rust toolchain.
 """
 
@@ -44,7 +45,7 @@ def fulgurite(arguments, requests, **settings):
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(requests, file)
         file.flush()
-        command = arguments.binary.split() if arguments.binary else ["cargo", "bench", "--quiet", "--bench", "generate", "--"]
+        command = arguments.binary.split() if arguments.binary else ["cargo", "bench", "--locked", "--quiet", "--bench", "generate", "--"]
         command += [str(arguments.model), file.name, str(arguments.threads), json.dumps(settings), str(arguments.repeats)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent, env=environment).stdout
@@ -135,6 +136,9 @@ def llama(arguments):
     """Seconds of `prefill`, `one` and `sixteen`."""
     import llama_cpp as l
 
+    # It describes each graph that it builds, at length.
+    quiet = l.llama_log_callback(lambda level, text, data: None)
+    l.llama_log_set(quiet, None)
     l.llama_backend_init()
     parameters = l.llama_model_default_params()
     parameters.n_gpu_layers = 0

@@ -14,6 +14,7 @@ mod forward;
 pub mod grammar;
 pub mod key;
 mod plan;
+mod product;
 pub mod sample;
 mod schedule;
 mod worker;

@@ -6,10 +6,14 @@ use tch::{Device, Kind, Tensor};
 
 use super::plan::Piece;
 
+/// Keys up to which a row's own piece is copied beside those of other rows, so that one call serves all of them: to this length copying
+/// costs less than a call.
+const COPIED_KEYS: usize = 256;
+
 /// How the rows of a step attend.
 pub enum Attention {
     /// Each piece once for all its rows, then every row's pieces put together.
-    Pieces { pieces: Vec<KeyPiece>, merge: Option<Merge> },
+    Pieces { pieces: Vec<KeyPiece>, own: Option<OwnPieces>, merge: Option<Merge> },
     /// One product for each row, whose shape is given by the row's position alone. Rows after these are padding.
     Rows(Vec<Keys>),
 }
@@ -20,6 +24,17 @@ pub struct KeyPiece {
     keys: Range<usize>,
     /// `[rows, keys]`: 0 where the row sees the key, else negative infinity.
     mask: Option<Tensor>,
+}
+
+/// Short pieces of one row each, of which there are `B`, the longest with `K` blocks of `T` tokens.
+pub struct OwnPieces {
+    /// `[B]`: their rows; `None` where they are all rows of the step.
+    rows_b: Option<Tensor>,
+    /// `[B * K]`: their blocks, filled up with the first.
+    blocks: Tensor,
+    /// `[B, 1, 1, K * T]`: 0 where the row sees the key, else negative infinity.
+    mask: Tensor,
+    block_tokens: i64,
 }
 
 /// Where the parts of every row are among the rows of all pieces.
@@ -39,24 +54,28 @@ pub enum Keys {
 
 impl Attention {
     /// * `pieces`: in the order of `plan::pieces`, over `rows` rows.
-    pub fn of_pieces(pieces: Vec<Piece>, rows: usize, kind: Kind, device: Device) -> Attention {
+    /// * `block_tokens`: tokens of a block; pieces begin with one.
+    pub fn of_pieces(pieces: Vec<Piece>, rows: usize, block_tokens: usize, kind: Kind, device: Device) -> Attention {
+        let is_own = |piece: &Piece| piece.rows.len() == 1 && piece.causal.is_none() && piece.keys.len() <= COPIED_KEYS;
+        let (mut own, mut pieces): (Vec<Piece>, Vec<Piece>) = pieces.into_iter().partition(is_own);
+        if own.len() == 1 {
+            pieces.append(&mut own);
+        }
         let mut parts: Vec<Vec<i64>> = vec![Vec::new(); rows];
-        let mut place = 0;
-        for piece in &pieces {
-            for row in piece.rows.clone() {
-                parts[row].push(place);
-                place += 1;
-            }
+        for (place, row) in pieces.iter().chain(&own).flat_map(|piece| piece.rows.clone()).enumerate() {
+            parts[row].push(place as i64);
         }
         let most = parts.iter().map(Vec::len).max().unwrap_or(0);
         let in_order = most == 1 && parts.iter().enumerate().all(|(row, part)| part[0] == row as i64);
         let merge = (!in_order).then(|| {
+            let none = parts.iter().map(Vec::len).sum::<usize>() as i64;
             let padded: Vec<i64> =
-                parts.iter().flat_map(|part| part.iter().copied().chain(std::iter::repeat_n(place, most - part.len()))).collect();
+                parts.iter().flat_map(|part| part.iter().copied().chain(std::iter::repeat_n(none, most - part.len()))).collect();
             Merge { parts: Tensor::from_slice(&padded).to_device(device), most: most as i64 }
         });
+        let own = (!own.is_empty()).then(|| OwnPieces::new(&own, rows, block_tokens, kind, device));
         let pieces = pieces.into_iter().map(|piece| KeyPiece::new(piece, kind, device)).collect();
-        Attention::Pieces { pieces, merge }
+        Attention::Pieces { pieces, own, merge }
     }
 }
 
@@ -71,28 +90,59 @@ impl KeyPiece {
     }
 }
 
+impl OwnPieces {
+    fn new(pieces: &[Piece], rows: usize, block_tokens: usize, kind: Kind, device: Device) -> OwnPieces {
+        let most = pieces.iter().map(|piece| piece.keys.len().div_ceil(block_tokens)).max().unwrap_or(0);
+        let (mut blocks, mut hidden) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            let (first, count) = (piece.keys.start / block_tokens, piece.keys.len().div_ceil(block_tokens));
+            blocks.extend((0..most).map(|index| (first + if index < count { index } else { 0 }) as i64));
+            hidden.extend((0..most * block_tokens).map(|key| if key < piece.keys.len() { 0.0 } else { f32::NEG_INFINITY }));
+        }
+        let all_rows = pieces.len() == rows && pieces.iter().enumerate().all(|(row, piece)| piece.rows.start == row);
+        let rows_b = (!all_rows).then(|| {
+            let rows: Vec<i64> = pieces.iter().map(|piece| piece.rows.start as i64).collect();
+            Tensor::from_slice(&rows).to_device(device)
+        });
+        OwnPieces {
+            rows_b,
+            blocks: Tensor::from_slice(&blocks).to_device(device),
+            mask: Tensor::from_slice(&hidden).to_kind(kind).to_device(device).view([pieces.len() as i64, 1, 1, -1]),
+            block_tokens: block_tokens as i64,
+        }
+    }
+}
+
 /// What each row takes from the values of the keys that it sees.
 ///
 /// * `q_nrgc`: `[N, R, G, C]`.
-/// * `cache`: `[2 G, S, C]`, keys then values, those of this step included.
+/// * `cache`: `[2 G, S, C]`, keys then values, those of this step included; all numbers in the blocks of the step.
 ///
 /// Returns `[N, R, G, C]`, contiguous.
 pub fn attend(q_nrgc: &Tensor, cache: &Tensor, attention: &Attention) -> Tensor {
     match attention {
-        Attention::Pieces { pieces, merge } => attend_pieces(q_nrgc, cache, pieces, merge.as_ref()),
+        Attention::Pieces { pieces, own, merge } => attend_pieces(q_nrgc, cache, pieces, own.as_ref(), merge.as_ref()),
         Attention::Rows(rows) => attend_rows(q_nrgc, cache, rows),
     }
 }
 
-fn attend_pieces(q_nrgc: &Tensor, cache: &Tensor, pieces: &[KeyPiece], merge: Option<&Merge>) -> Tensor {
+fn attend_pieces(q_nrgc: &Tensor, cache: &Tensor, pieces: &[KeyPiece], own: Option<&OwnPieces>, merge: Option<&Merge>) -> Tensor {
     let size = q_nrgc.size();
     let (repeats, groups) = (size[1], size[2]);
-    let mut attended = Vec::with_capacity(pieces.len() + 1);
-    let mut logsums = Vec::with_capacity(pieces.len() + 1);
+    let mut attended = Vec::with_capacity(pieces.len() + 2);
+    let mut logsums = Vec::with_capacity(pieces.len() + 2);
     for piece in pieces {
         let q = q_nrgc.narrow(0, piece.rows.start as i64, piece.rows.len() as i64);
         let kv = cache.narrow(1, piece.keys.start as i64, piece.keys.len() as i64);
-        let (out, logsum) = piece_attention(&q, &kv, piece.mask.as_ref());
+        let (out, logsum) = match &piece.mask {
+            None => shared_attention(&q, &kv),
+            Some(mask) => piece_attention(&q, &kv, Some(mask)),
+        };
+        attended.push(out);
+        logsums.push(logsum);
+    }
+    if let Some(own) = own {
+        let (out, logsum) = own_attention(q_nrgc, cache, own);
         attended.push(out);
         logsums.push(logsum);
     }
@@ -109,6 +159,32 @@ fn attend_pieces(q_nrgc: &Tensor, cache: &Tensor, pieces: &[KeyPiece], merge: Op
     (parts(&attended, &[repeats, groups, size[3]]) * weights).sum_dim_intlist([1i64].as_slice(), false, None)
 }
 
+/// Attention of rows that all see all keys: a head's repeats stand beside the rows, so that its keys are read once.
+///
+/// Sizes as of `piece_attention`.
+fn shared_attention(q_nrgc: &Tensor, kv: &Tensor) -> (Tensor, Tensor) {
+    let size = q_nrgc.size();
+    let (rows, repeats, groups, channels) = (size[0], size[1], size[2], size[3]);
+    let q = q_nrgc.permute([2, 1, 0, 3]).reshape([1, groups, repeats * rows, channels]);
+    let side = |start: i64| kv.narrow(0, start, groups).unsqueeze(0);
+    let (out, logsum) = fused_attention(&q, &side(0), &side(groups), None);
+    let out_grnc = out.reshape([groups, repeats, rows, channels]);
+    let logsum_grn = logsum.reshape([groups, repeats, rows]);
+    (out_grnc.permute([2, 1, 0, 3]), logsum_grn.permute([2, 1, 0]))
+}
+
+/// Attention of rows with a short piece each: `[B, R, G, C]` and `[B, R, G]`, both views.
+fn own_attention(q_nrgc: &Tensor, cache: &Tensor, own: &OwnPieces) -> (Tensor, Tensor) {
+    let size = q_nrgc.size();
+    let (groups, channels) = (size[2], size[3]);
+    let q_brgc = own.rows_b.as_ref().map_or_else(|| q_nrgc.shallow_clone(), |rows_b| q_nrgc.index_select(0, rows_b));
+    let blocks = cache.view([2 * groups, -1, own.block_tokens * channels]).index_select(1, &own.blocks);
+    let kv = blocks.view([2, groups, q_brgc.size()[0], -1, channels]);
+    let side = |index: i64| kv.get(index).transpose(0, 1);
+    let (out_bgrc, logsum_bgr) = fused_attention(&q_brgc.transpose(1, 2), &side(0), &side(1), Some(&own.mask));
+    (out_bgrc.transpose(1, 2), logsum_bgr.transpose(1, 2))
+}
+
 /// * `q_nrgc`: queries of the piece's rows. `kv`: `[2 G, S, C]`.
 ///
 /// Returns what they take, `[N, R, G, C]`, and the logs of the sums of their weights, `[N, R, G]`, both views.
@@ -116,12 +192,16 @@ fn piece_attention(q_nrgc: &Tensor, kv: &Tensor, mask: Option<&Tensor>) -> (Tens
     let (repeats, groups) = (q_nrgc.size()[1], q_nrgc.size()[2]);
     let q_rgnc = q_nrgc.permute([1, 2, 0, 3]);
     let side = |start: i64| kv.narrow(0, start, groups).unsqueeze(0).expand([repeats, -1, -1, -1], false);
-    let (k, v) = (side(0), side(groups));
-    let (out_rgnc, logsum_rgn) = match q_nrgc.device() {
-        Device::Cpu => Tensor::internal_scaled_dot_product_flash_attention_for_cpu(&q_rgnc, &k, &v, 0.0, false, mask, None),
-        _ => plain_attention(&q_rgnc, &k, &v, mask),
-    };
+    let (out_rgnc, logsum_rgn) = fused_attention(&q_rgnc, &side(0), &side(groups), mask);
     (out_rgnc.permute([2, 0, 1, 3]), logsum_rgn.permute([2, 0, 1]))
+}
+
+/// Attention with the logs of the sums of the weights.
+fn fused_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> (Tensor, Tensor) {
+    match q.device() {
+        Device::Cpu => Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, false, mask, None),
+        _ => plain_attention(q, k, v, mask),
+    }
 }
 
 /// The same with plain products, for devices whose fused attention does not tell the log of the sum.

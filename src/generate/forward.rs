@@ -10,6 +10,7 @@
 use tch::{Kind, Tensor};
 
 use super::attend::{Attention, attend};
+use super::product::Matrix;
 use crate::model::{Layer, Linear, Model, ModelConfig, Rotations};
 
 pub struct Forward {
@@ -17,26 +18,25 @@ pub struct Forward {
     embedding_vd: Tensor,
     layers: Vec<FusedLayer>,
     norm_d: Tensor,
-    /// `[D, V]`, a view of the model's.
-    head_dv: Tensor,
+    /// `[D, V]`.
+    head_dv: Matrix,
     frequencies_c: Tensor,
     /// For each layer `[2 G, S, C]`: keys, then values.
     cache: Vec<Tensor>,
 }
 
-/// Matrices are `[I, O]`, as products take them: laid out so where there are many outputs, which is faster for few rows, else views of
-/// `[O, I]`.
+/// Matrices are `[I, O]`, as products take them.
 struct FusedLayer {
     /// Outputs: queries `[R, G, C]`, keys `[G, C]`, values `[G, C]`.
-    qkv_io: Tensor,
+    qkv_io: Matrix,
     qkv_bias_o: Option<Tensor>,
     /// `[R + 1, G, C]`: Qwen3's scales of queries and keys, head by head.
     qk_norm: Option<Tensor>,
-    output_io: Tensor,
+    output_io: Matrix,
     output_bias_o: Option<Tensor>,
     /// Outputs: gate, then up.
-    gate_up_io: Tensor,
-    down_io: Tensor,
+    gate_up_io: Matrix,
+    down_io: Matrix,
 }
 
 /// Bytes that a token of context takes in the cache of this model.
@@ -52,7 +52,7 @@ impl Forward {
         let config = model.config.clone();
         let options = (model.kind(), model.device());
         let frequencies_c = config.rope.frequencies(config.head_dim, model.device());
-        let head_dv = model.head_vd.as_ref().unwrap_or(&model.embedding_vd).tr();
+        let head_dv = Matrix::new(&model.head_vd.as_ref().unwrap_or(&model.embedding_vd).tr());
         let layers = model.layers.into_iter().map(|layer| FusedLayer::new(&config, layer)).collect();
         // Not filled: memory that is never used is never taken, and nothing reads a slot before it is written.
         let size = [2 * config.kv_heads, slots as i64, config.head_dim];
@@ -66,6 +66,13 @@ impl Forward {
 
     pub fn device(&self) -> tch::Device {
         self.embedding_vd.device()
+    }
+
+    /// Empties these blocks of the cache: what was never written there need not be a number, nor what a broken pass left.
+    pub fn clear(&self, blocks: &Tensor, block_tokens: i64) {
+        for cache in &self.cache {
+            let _ = cache.view([2 * self.config.kv_heads, -1, block_tokens, self.config.head_dim]).index_fill_(1, blocks, 0.0);
+        }
     }
 
     /// Computes the step's keys, values and logits.
@@ -90,7 +97,7 @@ impl Forward {
         }
         let x_md = x_nd.index_select(0, wanted_m?);
         let normed_md = normalise(&x_md, self.config.rms_norm_eps) * &self.norm_d;
-        Some(normed_md.matmul(&self.head_dv).to_kind(Kind::Float))
+        Some(self.head_dv.product(&normed_md).to_kind(Kind::Float))
     }
 
     /// `[N, 1, C / 2]`, complex.
@@ -123,7 +130,7 @@ impl Forward {
         let q_nrgc = qkv_nhc.narrow(1, 0, heads).view([rows, heads / kv_heads, kv_heads, channels]);
         let attended_no = attend(&q_nrgc, cache, attention).view([rows, heads * channels]);
         let x_nd = add_projection(x_nd, &attended_no, &layer.output_io, layer.output_bias_o.as_ref());
-        let gate_up_no = normalise(&x_nd, eps).matmul(&layer.gate_up_io);
+        let gate_up_no = layer.gate_up_io.product(&normalise(&x_nd, eps));
         let inner = self.config.intermediate_size;
         let gated_ni = gate_up_no.narrow(1, 0, inner).silu() * gate_up_no.narrow(1, inner, inner);
         add_projection(x_nd, &gated_ni, &layer.down_io, None)
@@ -189,13 +196,13 @@ impl FusedLayer {
         let output_oi = merged(&layer.output).view([width, groups, repeats, channels]).transpose(1, 2).reshape([width, -1]);
         let gate_up_oi = Tensor::cat(&[norm_in(&layer.gate, &layer.mlp_norm_d), norm_in(&layer.up, &layer.mlp_norm_d)], 0);
         FusedLayer {
-            qkv_io: qkv_oi.tr().contiguous(),
+            qkv_io: Matrix::new(&qkv_oi.tr()),
             qkv_bias_o,
             qk_norm,
-            output_io: output_oi.tr(),
+            output_io: Matrix::new(&output_oi.tr()),
             output_bias_o: layer.output.bias_o.as_ref().map(Tensor::shallow_clone),
-            gate_up_io: gate_up_oi.tr().contiguous(),
-            down_io: merged(&layer.down).tr(),
+            gate_up_io: Matrix::new(&gate_up_oi.tr()),
+            down_io: Matrix::new(&merged(&layer.down).tr()),
         }
     }
 }
@@ -209,16 +216,16 @@ fn merged(linear: &Linear) -> Tensor {
 }
 
 /// `x W^T + b`.
-fn project(x_ni: &Tensor, weight_io: &Tensor, bias_o: Option<&Tensor>) -> Tensor {
+fn project(x_ni: &Tensor, weight_io: &Matrix, bias_o: Option<&Tensor>) -> Tensor {
     match bias_o {
-        Some(bias_o) => bias_o.addmm(x_ni, weight_io),
-        None => x_ni.matmul(weight_io),
+        Some(bias_o) => weight_io.add_product(bias_o.repeat([x_ni.size()[0], 1]), x_ni),
+        None => weight_io.product(x_ni),
     }
 }
 
 /// `x + y W^T + b`, in one product.
-fn add_projection(x_nd: Tensor, y_ni: &Tensor, weight_id: &Tensor, bias_d: Option<&Tensor>) -> Tensor {
-    let mut sum_nd = x_nd.addmm(y_ni, weight_id);
+fn add_projection(x_nd: Tensor, y_ni: &Tensor, weight_id: &Matrix, bias_d: Option<&Tensor>) -> Tensor {
+    let mut sum_nd = weight_id.add_product(x_nd, y_ni);
     if let Some(bias_d) = bias_d {
         let _ = sum_nd.g_add_(bias_d);
     }

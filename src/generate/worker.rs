@@ -109,7 +109,18 @@ impl Worker {
         let members: Vec<Member> =
             step.parts.iter().map(|part| Member { rows: part.rows.clone(), blocks: &part.blocks, past: part.past }).collect();
         let pieces = plan::pieces(&members, self.block_tokens);
-        let attention = Attention::of_pieces(pieces, step.ids_n.len(), self.forward.kind(), self.forward.device());
+        let attention =
+            Attention::of_pieces(pieces, step.ids_n.len(), self.block_tokens, self.forward.kind(), self.forward.device());
+        // Pieces are read to the end of their last block.
+        let begun: Vec<i64> = step
+            .slots_n
+            .iter()
+            .filter(|slot| **slot % self.block_tokens as i64 == 0)
+            .map(|slot| slot / self.block_tokens as i64)
+            .collect();
+        if !begun.is_empty() {
+            self.forward.clear(&self.tensor(&begun), self.block_tokens as i64);
+        }
         let wanted: Vec<i64> = step.parts.iter().filter(|part| part.samples).map(|part| part.rows.end as i64 - 1).collect();
         let wanted = (!wanted.is_empty()).then(|| self.tensor(&wanted));
         self.forward.step(

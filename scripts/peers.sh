@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests that need peers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm), saved models in
-# transformers and peft (from PyPI, 3 GB), and every fixture that scripts/fixtures made, made once more and compared with the repository's.
+# transformers and peft (from PyPI, 3 GB), every fixture that scripts/fixtures made, made once more and compared with the repository's,
+# and the proxy in front of llama.cpp's server (from PyPI, built here: ten minutes of a C++ compiler).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,3 +46,13 @@ else
     echo "skipped: no \`$smollm2\`; \`make models\` fetches it"
 fi
 FULGURITE_TORCH_PYTHON=$torch_python cargo test --locked --lib -- --exact model::tests::saved_models_load_in_transformers_and_peft --nocapture
+
+# One that has llama-cpp-python[server] is named by FULGURITE_LLAMA_PYTHON.
+llama_python=${FULGURITE_LLAMA_PYTHON:-$cache/llama/bin/python}
+if [ ! -x "$llama_python" ]; then
+    python3 -m venv "$cache/llama"
+    "$cache/llama/bin/pip" install --quiet 'llama-cpp-python[server]==0.3.36'
+fi
+scripts/models.sh
+cargo build --locked --bin fulgurite
+"$llama_python" tests/peers/llama_cpp.py "${CARGO_TARGET_DIR:-target}/debug/fulgurite" models/SmolLM2-135M-Instruct.Q4_1.gguf

@@ -14,12 +14,11 @@ use tch::{Device, Kind, Tensor};
 /// Outputs of a panel, which one thread takes at once; a multiple of the outputs of every tile.
 const PANEL: usize = 96;
 
-/// Inputs that are read before the next rows, with few rows (24 KiB of a panel) and with many, whose sums have to be fetched as often.
-const INPUTS_OF_FEW: usize = 64;
-const INPUTS_OF_MANY: usize = 192;
+/// Inputs that are read before the next rows: 24 KiB of a panel.
+const BLOCK_INPUTS: usize = 64;
 
-/// Up to how many rows are few.
-const FEW_ROWS: usize = 48;
+/// Rows from which a library's product wins, the time that it takes to lay the matrix out for it included.
+const MANY_ROWS: i64 = 192;
 
 /// Outputs in a register.
 const LANES: usize = 8;
@@ -50,6 +49,7 @@ impl Matrix {
     pub fn product(&self, x_ni: &Tensor) -> Tensor {
         match self {
             Matrix::Plain(weight_io) => x_ni.matmul(weight_io),
+            Matrix::Panels { panels, outputs } if x_ni.size()[0] >= MANY_ROWS => x_ni.matmul(&laid_out(panels, *outputs)),
             Matrix::Panels { panels, outputs } => {
                 add_to(Tensor::zeros([x_ni.size()[0], *outputs], (Kind::Float, Device::Cpu)), x_ni, panels)
             }
@@ -60,9 +60,15 @@ impl Matrix {
     pub fn add_product(&self, y_no: Tensor, x_ni: &Tensor) -> Tensor {
         match self {
             Matrix::Plain(weight_io) => y_no.addmm(x_ni, weight_io),
+            Matrix::Panels { panels, outputs } if x_ni.size()[0] >= MANY_ROWS => y_no.addmm(x_ni, &laid_out(panels, *outputs)),
             Matrix::Panels { panels, .. } => add_to(y_no.contiguous(), x_ni, panels),
         }
     }
+}
+
+/// `[P, I, PANEL]` -> `[I, O]`.
+fn laid_out(panels: &Tensor, outputs: i64) -> Tensor {
+    panels.transpose(0, 1).reshape([panels.size()[1], -1]).narrow(1, 0, outputs)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -155,7 +161,7 @@ mod tiles {
     };
     use std::ops::Range;
 
-    use super::{FEW_ROWS, INPUTS_OF_FEW, INPUTS_OF_MANY, LANES, PANEL, Work};
+    use super::{BLOCK_INPUTS, LANES, PANEL, Work};
 
     /// Some rows and inputs of a panel.
     struct Stripe<'a> {
@@ -169,14 +175,13 @@ mod tiles {
     /// Adds to the panel's outputs of every row.
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn panel(work: &Work, panel: usize) {
-        let step = if work.rows <= FEW_ROWS { INPUTS_OF_FEW } else { INPUTS_OF_MANY };
-        for first in (0..work.inputs).step_by(step) {
+        for first in (0..work.inputs).step_by(BLOCK_INPUTS) {
             let mut row = 0;
             while row < work.rows {
                 // As even as can be: 16 rows are 6, 5 and 5.
                 let left = work.rows - row;
                 let rows = left.div_ceil(left.div_ceil(6));
-                let stripe = Stripe { work, row, inputs: first..(first + step).min(work.inputs), panel };
+                let stripe = Stripe { work, row, inputs: first..(first + BLOCK_INPUTS).min(work.inputs), panel };
                 // SAFETY: the caller's promise. Each tile has at most twelve sums, of the sixteen registers that there are.
                 unsafe {
                     match rows {
@@ -239,7 +244,7 @@ mod tiles {
             for input in inputs.clone() {
                 // The same place in the inputs after these. One row reads all in order, which the CPU foresees by itself.
                 for line in 0..if ROWS > 1 { WIDE.div_ceil(2) } else { 0 } {
-                    _mm_prefetch::<_MM_HINT_T0>(weight.wrapping_add(INPUTS_OF_FEW * PANEL + 16 * line).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(weight.wrapping_add(BLOCK_INPUTS * PANEL + 16 * line).cast());
                 }
                 let mut factors = [_mm256_setzero_ps(); WIDE];
                 for (w, factor) in factors.iter_mut().enumerate() {
@@ -274,7 +279,7 @@ mod tests {
         }
         tch::manual_seed(3);
         for (inputs, outputs) in [(1, 1), (7, 13), (64, 96), (65, 101), (130, 203), (200, 96)] {
-            for rows in (1..=17).chain([49]) {
+            for rows in (1..=17).chain([49, 200]) {
                 let options = (Kind::Float, Device::Cpu);
                 let [y_no, x_ni] = [[rows, outputs], [rows, inputs]].map(|size| Tensor::randn(size, options));
                 let weight_io = Tensor::randn([inputs, outputs], options);

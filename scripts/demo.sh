@@ -21,3 +21,4 @@ show eval --version 0 --split test "${settings[@]}"
 show loop "${settings[@]}" ${ITERATIONS:+--iterations "$ITERATIONS"}
 show eval --split test "${settings[@]}"
 show sql --lake "$lake" -f scripts/demo.sql
+show report --lake "$lake" --output "${REPORT:-${lake%/}.html}"

@@ -13,6 +13,7 @@ step() {
 step cargo fmt --check
 step scripts/python-env.sh
 step scripts/clients-env.sh
+step scripts/browser-env.sh
 step cargo test --locked
 step cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --lib --examples --document-private-items

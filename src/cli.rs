@@ -181,6 +181,12 @@ pub enum Command {
   fulgurite sql --lake runs/lake -f report.sql --output report.csv
   fulgurite sql --lake runs/lake --views duckdb | duckdb")]
     Sql(commands::sql::SqlArgs),
+    /// One HTML page of a lake: curves, credit, failures, and rollouts to open
+    #[cfg(feature = "torch")]
+    #[command(before_help = "Examples:
+  fulgurite report --lake runs/lake --output report.html
+  fulgurite report --lake runs/lake --batch 2026-11-22 --rollouts 50")]
+    Report(commands::report::ReportArgs),
     /// Policies: bring models in, list them, copy them out
     #[cfg(feature = "torch")]
     #[command(subcommand)]
@@ -328,6 +334,13 @@ pub fn run(cli: Cli) -> Result<u8> {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,
         #[cfg(feature = "torch")]
+        Command::Report(args) => {
+            let summary = globals.on_lake(async |lake, config, progress, stop| {
+                commands::report::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
+            })?;
+            return Reporter { globals: globals.clone() }.finished(&summary);
+        }
+        #[cfg(feature = "torch")]
         Command::Policy(command) => return globals.policy(command),
         Command::Status => globals.on_lake(async |lake, config, _, _| {
             let current = if globals.names_settings() { commands::status::current(lake, config).await? } else { BTreeMap::new() };
@@ -439,7 +452,7 @@ impl Globals {
     }
 
     /// Does something with a lake that is there already.
-    fn on_lake(&self, work: impl AsyncFnOnce(&Lake, &Config, &Progress, &Stop) -> Result<()>) -> Result<()> {
+    fn on_lake<T>(&self, work: impl AsyncFnOnce(&Lake, &Config, &Progress, &Stop) -> Result<T>) -> Result<T> {
         let (config, progress, stop) = self.surroundings()?;
         let location = self.lake()?;
         runtime(&config)?.block_on(async {

@@ -38,6 +38,8 @@ pub mod policy;
 #[cfg(feature = "lake")]
 pub mod progress;
 #[cfg(feature = "torch")]
+pub mod report;
+#[cfg(feature = "torch")]
 pub mod rollout;
 #[cfg(feature = "lake")]
 pub mod schema;

@@ -6,6 +6,8 @@ pub mod doctor;
 #[cfg(feature = "torch")]
 pub mod policy;
 #[cfg(feature = "torch")]
+pub mod report;
+#[cfg(feature = "torch")]
 pub mod serve;
 pub mod shell;
 pub mod sql;

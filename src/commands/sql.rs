@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::schema;
 use crate::stage::Stop;
 pub use output::Format;
-use output::Target;
+pub(super) use output::Target;
 
 /// The flags of `fulgurite sql`.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,6 +106,12 @@ impl Session {
             context.register_table(quoted(name), rows.into_view())?;
         }
         Ok(Session { context, stop: stop.clone() })
+    }
+
+    /// The tables, for who asks them in another way.
+    #[cfg(feature = "torch")]
+    pub fn context(&self) -> &SessionContext {
+        &self.context
     }
 
     /// Runs the statements one after the other. A mistake in one is shown at its place, and those after it do not run.

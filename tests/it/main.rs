@@ -17,6 +17,8 @@ mod lake_faults;
 mod peers;
 mod policies;
 mod portable;
+#[cfg(feature = "torch")]
+mod report;
 mod rollout;
 mod rows;
 mod second_engine;

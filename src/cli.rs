@@ -92,6 +92,12 @@ pub enum Command {
         /// Then derive, air and credit, as `fulgurite build` does, in the same process
         #[arg(long)]
         build: bool,
+        /// Only rollouts that began on this day or later: a day (midnight UTC), or an ISO 8601 time
+        #[arg(long, value_name = "DAY")]
+        since: Option<String>,
+        /// Only rollouts that began before this day
+        #[arg(long, value_name = "DAY")]
+        until: Option<String>,
     },
     /// Derive, air and credit: whatever is stale, in order, with audits
     #[command(before_help = "Example:
@@ -254,10 +260,14 @@ pub fn parse() -> Cli {
 pub fn run(cli: Cli) -> Result<u8> {
     let Cli { globals, command } = cli;
     match command {
-        Command::Ingest { paths, max_rejects, build } => {
+        Command::Ingest { paths, max_rejects, build, since, until } => {
             let reporter = Reporter { globals: globals.clone() };
             let (context, summary) = globals.on_batch(Opening::Make, async |context| {
-                context.config.ingest.max_rejects = max_rejects.unwrap_or(std::mem::take(&mut context.config.ingest.max_rejects));
+                let ingest = &mut context.config.ingest;
+                let given = [(&mut ingest.max_rejects, max_rejects), (&mut ingest.since, since), (&mut ingest.until, until)];
+                for (setting, given) in given {
+                    *setting = given.unwrap_or(std::mem::take(setting));
+                }
                 let read = ingest::run(context, &paths).await?;
                 // What would be read is not there to build on.
                 if !build || read.status == "would_run" {

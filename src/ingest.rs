@@ -12,6 +12,7 @@ mod blocks;
 mod columns;
 mod decode;
 mod partition;
+mod period;
 mod reading;
 mod rejects;
 mod source;
@@ -30,6 +31,7 @@ use crate::exit::Fault;
 use crate::lake::{Input, Lineage, Run};
 use crate::stage::{Context, Summary, counted};
 use columns::RejectRow;
+use period::Period;
 use source::Source;
 
 /// Settings of the stage `ingest`.
@@ -43,11 +45,21 @@ pub struct IngestConfig {
     pub max_rejects: String,
     /// Longest record that is read, in bytes; a longer one is set aside with its first 64 KiB.
     pub max_record_bytes: usize,
+    /// Rollouts that began before this are left out: a day (midnight UTC) or an ISO 8601 time. Empty: none are.
+    pub since: String,
+    /// Rollouts that began at this time or later are left out, as `since`. A rollout without times is left out with either.
+    pub until: String,
 }
 
 impl Default for IngestConfig {
     fn default() -> Self {
-        Self { task_id_keys: Vec::new(), max_rejects: String::new(), max_record_bytes: 64 << 20 }
+        Self {
+            task_id_keys: Vec::new(),
+            max_rejects: String::new(),
+            max_record_bytes: 64 << 20,
+            since: String::new(),
+            until: String::new(),
+        }
     }
 }
 
@@ -55,6 +67,7 @@ impl Default for IngestConfig {
 pub async fn run(context: &Context, paths: &[String]) -> Result<Summary> {
     let started = Instant::now();
     let limit = Limit::parse(&context.config.ingest.max_rejects)?;
+    let period = Period::parse(&context.config.ingest.since, &context.config.ingest.until)?;
     let sources = source::find(paths).await?;
     let threads = context.config.threads();
     let (sources, inputs) = tokio::task::spawn_blocking(move || inputs(sources, threads)).await??;
@@ -67,7 +80,7 @@ pub async fn run(context: &Context, paths: &[String]) -> Result<Summary> {
     {
         return Ok(summary);
     }
-    let work = Work { context, run: &run, sources: &sources, limit, runtime: Handle::current() };
+    let work = Work { context, run: &run, sources: &sources, limit, period, runtime: Handle::current() };
     let worked = tokio::task::block_in_place(|| work.pool()?.install(|| work.all()));
     match worked.and_then(|outcome| context.stop.check().map(|()| outcome).map_err(Into::into)) {
         Ok(outcome) => {
@@ -130,6 +143,7 @@ struct Work<'a> {
     run: &'a Run,
     sources: &'a [Source],
     limit: Limit,
+    period: Period,
     runtime: Handle,
 }
 
@@ -151,13 +165,21 @@ impl Work<'_> {
             return Err(self.too_many(&read.rejects, read.records, &files)?);
         }
         let mut rejects = read.rejects;
-        rejects.extend(partition::write(self, read.spill, &read.components, &files)?)?;
-        let counts = BTreeMap::from([("files".to_owned(), self.sources.len() as u64), ("records".to_owned(), read.records)]);
-        let warnings = rejects
+        let (unresolved, left_out) = partition::write(self, read.spill, &read.components, &files)?;
+        rejects.extend(unresolved)?;
+        let mut counts = BTreeMap::from([("files".to_owned(), self.sources.len() as u64), ("records".to_owned(), read.records)]);
+        if self.period != Period::default() {
+            counts.insert("rollouts_left_out".to_owned(), left_out.outside + left_out.undated);
+        }
+        let mut warnings: Vec<String> = rejects
             .by_code()
             .into_iter()
             .map(|(code, count)| format!("{} set aside: {code}", counted(count, "records")))
             .collect();
+        if left_out.undated > 0 {
+            let undated = counted(left_out.undated, "rollouts");
+            warnings.push(format!("{undated} left out: nothing says when they began, so that no period holds them"));
+        }
         self.write_rejects(rejects, &files)?;
         Ok(Outcome { counts, warnings })
     }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::Work;
 use super::columns::{self, RejectRow};
+use super::period::LeftOut;
 use super::spill::{Partition, Spill};
 use crate::trace::reject::bounded_raw;
 use crate::trace::resolve::{Components, resolve};
@@ -13,17 +14,17 @@ use crate::trace::resolve::{Components, resolve};
 const BATCH_ROWS: usize = 512;
 
 /// Resolves and writes every partition. Files are numbered by the partitions that they hold, so that they do not depend on timing.
-pub fn write(work: &Work<'_>, spill: Spill, components: &Components, files: &[String]) -> Result<Vec<RejectRow>> {
+pub fn write(work: &Work<'_>, spill: Spill, components: &Components, files: &[String]) -> Result<(Vec<RejectRow>, LeftOut)> {
     let partitions = spill.partitions(components, files)?;
     let bar = work.context.progress.bar("resolving", partitions.len() as u64);
     let table = crate::schema::table("spans")?;
     let lanes = lanes(partitions, work.context.config.threads());
-    let unresolved: Vec<Vec<RejectRow>> = lanes
+    let written: Vec<(Vec<RejectRow>, LeftOut)> = lanes
         .into_par_iter()
         .enumerate()
         .map(|(part, lane)| {
             let mut writer = work.run.writer("spans", part as u32)?;
-            let mut rejects = Vec::new();
+            let (mut rejects, mut left_out) = (Vec::new(), LeftOut::default());
             for partition in lane {
                 work.context.stop.check()?;
                 let (rows, unresolved) = resolve(spill.take(partition)?, components, files);
@@ -36,6 +37,7 @@ pub fn write(work: &Work<'_>, spill: Spill, components: &Components, files: &[St
                     reason: bounded_raw(reason.to_string().as_bytes()),
                     raw: None,
                 }));
+                let rows = work.period.keep(rows, &mut left_out);
                 for chunk in rows.chunks(BATCH_ROWS) {
                     writer.write(&columns::spans(chunk, files, &table.arrow)?)?;
                 }
@@ -43,10 +45,15 @@ pub fn write(work: &Work<'_>, spill: Spill, components: &Components, files: &[St
             }
             writer.close()?;
             work.runtime.block_on(writer.finish()).context("cannot store `spans`")?;
-            Ok(rejects)
+            Ok((rejects, left_out))
         })
         .collect::<Result<_>>()?;
-    Ok(unresolved.into_iter().flatten().collect())
+    let (mut rejects, mut left_out) = (Vec::new(), LeftOut::default());
+    for (more, others) in written {
+        rejects.extend(more);
+        left_out += others;
+    }
+    Ok((rejects, left_out))
 }
 
 /// Neighbouring partitions for each thread.

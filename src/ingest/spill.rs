@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 
@@ -30,7 +30,9 @@ pub struct Spill {
 #[derive(Default)]
 struct State {
     spans: Vec<Span>,
-    files: Vec<File>,
+    files: Vec<Arc<File>>,
+    /// Files that no reader writes to now, and their lengths: there are no more files than readers at one time.
+    idle: Vec<(u32, u64)>,
     runs: Vec<Run>,
     /// One encoded locator for each key; about 100 bytes a trace.
     locators: HashMap<u64, Box<[u8]>>,
@@ -45,13 +47,20 @@ struct Run {
     length: u32,
 }
 
-/// One reader's way in: a temporary file of its own.
+/// One reader's way in, with a temporary file to itself.
 pub struct Writer<'a> {
     spill: &'a Spill,
-    file: Option<File>,
-    offset: u64,
+    place: Option<Place>,
     runs: Vec<Run>,
     locators: HashMap<u64, Box<[u8]>>,
+}
+
+/// Where a reader writes.
+struct Place {
+    index: u32,
+    file: Arc<File>,
+    /// Bytes in the file.
+    offset: u64,
 }
 
 /// The spans of whole rollouts, sorted by rollout from one partition to the next.
@@ -67,7 +76,19 @@ impl Spill {
     }
 
     pub fn writer(&self) -> Writer<'_> {
-        Writer { spill: self, file: None, offset: 0, runs: Vec::new(), locators: HashMap::new() }
+        Writer { spill: self, place: None, runs: Vec::new(), locators: HashMap::new() }
+    }
+
+    /// A file that nobody writes to, or a new one.
+    fn place(&self) -> Result<Place> {
+        let mut state = locked(&self.state);
+        if let Some((index, offset)) = state.idle.pop() {
+            return Ok(Place { index, file: Arc::clone(&state.files[index as usize]), offset });
+        }
+        let file = Arc::new(tempfile::tempfile().context(WRITE)?);
+        let index = state.files.len() as u32;
+        state.files.push(Arc::clone(&file));
+        Ok(Place { index, file, offset: 0 })
     }
 
     /// Cuts the spans into partitions, now that all are here.
@@ -149,6 +170,10 @@ impl Writer<'_> {
             keyed.push((key, span));
         }
         keyed.sort_by_key(|(key, _)| *key);
+        let place = match &mut self.place {
+            Some(place) => place,
+            none => none.insert(self.spill.place()?),
+        };
         let mut bytes = Vec::new();
         for group in keyed.chunk_by(|(before, _), (after, _)| before == after) {
             let start = bytes.len();
@@ -160,22 +185,18 @@ impl Writer<'_> {
                 bytes[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
             }
             let length = (bytes.len() - start) as u32;
-            self.runs.push(Run { key: group[0].0, file: 0, offset: self.offset + start as u64, length });
+            self.runs.push(Run { key: group[0].0, file: place.index, offset: place.offset + start as u64, length });
         }
-        if self.file.is_none() {
-            self.file = Some(tempfile::tempfile().context(WRITE)?);
-        }
-        self.file.as_mut().expect("it was made just now").write_all(&bytes).context(WRITE)?;
-        self.offset += bytes.len() as u64;
+        (&*place.file).write_all(&bytes).context(WRITE)?;
+        place.offset += bytes.len() as u64;
         Ok(())
     }
 
     /// Makes what was pushed known. Without it nothing is.
     pub fn finish(self) {
         let mut state = locked(&self.spill.state);
-        let file = state.files.len() as u32;
-        state.files.extend(self.file);
-        state.runs.extend(self.runs.into_iter().map(|run| Run { file, ..run }));
+        state.idle.extend(self.place.map(|place| (place.index, place.offset)));
+        state.runs.extend(self.runs);
         state.locators.extend(self.locators);
     }
 }

@@ -253,3 +253,80 @@ fn a_folder_without_permission_is_set_aside() {
     }
     std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o700)).unwrap();
 }
+
+/// A span of one call, `trace`'s only, that begins so many seconds after midnight of 2026-11-22.
+fn call_at(trace: u32, seconds: i64) -> String {
+    let start_ns = 1_795_305_600_000_000_000 + seconds * 1_000_000_000;
+    let times = json!({"startTimeUnixNano": format!("{start_ns}"), "endTimeUnixNano": format!("{}", start_ns + 60_000_000_000)});
+    span(trace, trace, times)
+}
+
+#[test]
+fn a_period_takes_the_rollouts_that_began_in_it() {
+    let bench = Bench::new();
+    let lines = [call_at(1, -30), call_at(2, 0), call_at(3, 86_400 - 30), call_at(4, 86_400)];
+    let path = bench.write("days.jsonl", lines.join("\n"));
+    let path = path.to_str().unwrap();
+    let ingest = |batch: &str, bounds: &[&str]| {
+        let output = bench.run(&[&["ingest", path, "--batch", batch, "--json", "--quiet"], bounds].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let day = ingest("2026-11-22", &["--since", "2026-11-22", "--until", "2026-11-23"]);
+    assert_eq!((day["rows"]["spans"].as_u64(), day["counts"]["rollouts_left_out"].as_u64()), (Some(2), Some(2)));
+    assert_eq!(ingest("2026-11-22", &["--since", "2026-11-22", "--until", "2026-11-23"])["status"], "nothing_to_do");
+    assert_eq!(ingest("later", &["--since", "2026-11-23"])["rows"]["spans"], 1);
+    assert_eq!(ingest("before", &["--until", "2026-11-22T00:00:00Z"])["rows"]["spans"], 1);
+    assert_eq!(bench.run(&["ingest", path, "--batch", "b", "--since", "monday"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_score_that_comes_a_day_later_makes_its_batch_stale() {
+    let bench = Bench::new();
+    let runs = bench.write(
+        "runs.jsonl",
+        r#"{"id":"r","trace_id":"r","run_type":"llm","name":"m","start_time":"2026-11-22T12:00:00Z","end_time":"2026-11-22T12:00:01Z","dotted_order":"20261122T120000000000Zr","inputs":{"messages":[{"role":"user","content":"q"}]},"outputs":{"choices":[{"index":0,"message":{"role":"assistant","content":"a"}}]}}"#,
+    );
+    let status = |summary: &Value| summary["status"].as_str().unwrap().to_owned();
+    let build = || {
+        let output = bench.run(&["derive", "--batch", "b", "--json", "--quiet"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert_eq!(status(&bench.ingest(&[&runs])), "done");
+    assert_eq!(status(&build()), "done");
+    assert_eq!(status(&build()), "nothing_to_do");
+    let feedback = bench.write(
+        "feedback.jsonl",
+        r#"{"id":"f","run_id":"r","trace_id":"r","key":"correctness","score":0.5,"created_at":"2026-11-23T12:00:00Z"}"#,
+    );
+    assert_eq!(status(&bench.ingest(&[&runs, &feedback])), "done");
+    assert_eq!(status(&build()), "done");
+    assert_eq!(bench.rows("select name, value from rewards"), [json!({"name": "correctness", "value": 0.5})]);
+    // The same trace in two files counts once.
+    let again = bench.write("again.jsonl", std::fs::read(&runs).unwrap());
+    bench.ingest(&[&runs, &feedback, &again]);
+    build();
+    assert_eq!(bench.rows("select count(*) as calls from calls"), [json!({"calls": 1})]);
+}
+
+#[test]
+fn ten_thousand_files_need_few_at_a_time() {
+    let bench = Bench::new();
+    let folder = bench.folder.path().join("many");
+    std::fs::create_dir(&folder).unwrap();
+    // Together they are too large for the spans to stay in memory; every trace is in two files.
+    let filler = "x".repeat(4 << 10);
+    for number in 1..=10_000u32 {
+        let text = json!({"attributes": [{"key": "filler", "value": {"stringValue": filler}}]});
+        std::fs::write(folder.join(format!("{number}.jsonl")), span(number.div_ceil(2), number, text)).unwrap();
+    }
+    let lake = bench.folder.path().join("lake");
+    let command = "ulimit -n 128 && exec \"$0\" ingest \"$1\" --batch b --json --quiet --lake \"$2\"";
+    let output =
+        Command::new("sh").args(["-c", command, env!("CARGO_BIN_EXE_fulgurite")]).arg(&folder).arg(&lake).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = bench.rows("select count(*) as spans, count(distinct rollout_id) as rollouts from spans");
+    assert_eq!(found, [json!({"spans": 10_000, "rollouts": 5_000})]);
+    assert_eq!(bench.rows("select code, reason from rejects limit 3"), [] as [Value; 0]);
+}

@@ -76,7 +76,7 @@ fn every_text_fits_its_schema() {
         json!({ "type": "string", "format": "uuid" }),
         json!({ "type": "integer", "minimum": -3, "exclusiveMaximum": 12 }),
         json!({ "type": "number", "minimum": 0, "maximum": 1 }),
-        json!({ "type": "integer", "multipleOf": 5 }),
+        json!({ "type": "integer", "multipleOf": 5, "minimum": -1000, "maximum": 1000 }),
         json!({ "type": ["string", "null"], "maxLength": 3 }),
         json!({ "anyOf": [{ "type": "boolean" }, closed(json!({ "why": { "type": "string", "maxLength": 9 } }))] }),
         json!({ "type": "array", "items": { "type": "array", "items": { "type": "number" }, "minItems": 1, "maxItems": 3 }, "maxItems": 4 }),

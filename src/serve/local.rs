@@ -80,11 +80,11 @@ impl Local {
         call.record.prompt_ids = Some(prompt.ids.clone());
         call.record.provider = "fulgurite".to_owned();
         // The trainer divides by what was sampled at, also where the client left it to us.
-        call.record.parameters.insert("gen_ai.request.temperature".to_owned(), serde_json::json!(wish.temperature));
+        call.record.parameters.insert("gen_ai.request.temperature".to_owned(), serde_json::json!(wish.sampling.temperature));
         call.record.choices = vec![ChoiceRecord::default(); wish.n];
 
         let key = key(call, &wish, &prompt.ids);
-        let sampling = Sampling { grammar, ..sampling(&wish, room, self.text.end_ids()) };
+        let sampling = sampling(&wish, room, self.text.end_ids(), grammar);
         let mut voices = Vec::with_capacity(wish.n);
         for choice in 0..wish.n {
             let key = Key { choice: choice as u64, ..key.clone() };
@@ -233,20 +233,14 @@ fn key(call: &Call, wish: &Wish, prompt: &[u32]) -> Key {
     }
 }
 
-fn sampling(wish: &Wish, room: usize, ends: &[u32]) -> Sampling {
+/// * `room`: most ids that fit into the context.
+fn sampling(wish: &Wish, room: usize, ends: &[u32], grammar: Option<Grammar>) -> Sampling {
     Sampling {
-        temperature: wish.temperature,
-        top_p: wish.top_p,
-        top_k: wish.top_k,
-        min_p: wish.min_p,
-        repetition_penalty: wish.repetition_penalty,
-        presence_penalty: wish.presence_penalty,
-        frequency_penalty: wish.frequency_penalty,
-        logit_bias: wish.logit_bias.clone(),
         max_tokens: wish.max_tokens.unwrap_or(room).min(room),
-        stop_ids: ends.iter().chain(&wish.stop_ids).copied().collect(),
+        stop_ids: ends.iter().chain(&wish.sampling.stop_ids).copied().collect(),
         logprobs: wish.logprobs.unwrap_or(0),
-        grammar: None,
+        grammar,
+        ..wish.sampling.clone()
     }
 }
 

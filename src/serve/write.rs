@@ -11,7 +11,7 @@ use super::answer::{Answer, Piece};
 use super::app::Api;
 use super::call::Call;
 use super::openai::ApiError;
-use super::openai::shared::{Token, Usage, Wish};
+use super::openai::shared::{Head, Token, Usage, Wish};
 use super::record::{ChoiceRecord, now_ns};
 use super::sse::{self, Events, Gone};
 
@@ -61,6 +61,11 @@ impl Style {
             return_token_ids: wish.return_token_ids,
             request,
         }
+    }
+
+    /// * `object`: what the API calls it.
+    fn head(&self, object: &'static str, usage: Option<Usage>) -> Head<'_> {
+        Head { id: &self.id, object, created: self.created, model: &self.model, system_fingerprint: &self.fingerprint, usage }
     }
 
     /// The ids of a piece, where the client asked for them.

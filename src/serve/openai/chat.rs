@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::shared::{OneOrMany, SamplingFields, Token, Usage, Wish, alternatives, choices, limit};
+use super::shared::{Head, OneOrMany, SamplingFields, Token, Wish, alternatives, choices, limit};
 use super::{ApiError, form, messages};
 use crate::text::grammar::Form;
 
@@ -94,14 +94,10 @@ impl ChatRequest {
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct ChatResponse {
-    pub id: String,
-    pub object: &'static str,
-    pub created: u64,
-    pub model: String,
+pub struct ChatResponse<'a> {
+    #[serde(flatten)]
+    pub head: Head<'a>,
     pub choices: Vec<ChatChoice>,
-    pub usage: Usage,
-    pub system_fingerprint: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
 }
@@ -176,14 +172,9 @@ impl ChatLogprobs {
 
 #[derive(Debug, Clone, Serialize)]
 pub struct ChatChunk<'a> {
-    pub id: &'a str,
-    pub object: &'static str,
-    pub created: u64,
-    pub model: &'a str,
+    #[serde(flatten)]
+    pub head: Head<'a>,
     pub choices: Vec<ChunkChoice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
-    pub system_fingerprint: &'a str,
     /// In the first chunk alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
@@ -230,7 +221,10 @@ mod tests {
             "temperature": 0.5, "seed": 4, "return_token_ids": true, "stream": true, "stream_options": { "include_usage": true }, "user": "u" }),
         );
         let wish = asked.wish().unwrap();
-        assert_eq!((wish.n, wish.max_tokens, wish.logprobs, wish.temperature, wish.seed), (2, Some(7), Some(3), 0.5, Some(4)));
+        assert_eq!(
+            (wish.n, wish.max_tokens, wish.logprobs, wish.sampling.temperature, wish.seed),
+            (2, Some(7), Some(3), 0.5, Some(4))
+        );
         assert!(wish.return_token_ids && wish.stream && asked.include_usage());
         assert_eq!(wish.stops, ["x", "y"]);
         assert_eq!(request(json!({ "top_logprobs": 2 })).wish().unwrap_err().param, Some("top_logprobs"));

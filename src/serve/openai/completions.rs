@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ApiError;
 use super::chat::StreamOptions;
-use super::shared::{OneOrMany, SamplingFields, Token, Usage, Wish, alternatives, choices, limit};
+use super::shared::{Head, OneOrMany, SamplingFields, Token, Wish, alternatives, choices, limit};
 
 /// What the API takes where nothing is stated.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -98,14 +98,9 @@ impl CompletionRequest {
 /// A whole answer, or a chunk of a stream: the API gives them one shape.
 #[derive(Debug, Clone, Serialize)]
 pub struct Completion<'a> {
-    pub id: &'a str,
-    pub object: &'static str,
-    pub created: u64,
-    pub model: &'a str,
+    #[serde(flatten)]
+    pub head: Head<'a>,
     pub choices: Vec<CompletionChoice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
-    pub system_fingerprint: &'a str,
 }
 
 #[derive(Debug, Clone, Serialize)]

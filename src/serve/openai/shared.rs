@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ApiError;
+use crate::generate::Sampling;
 
 /// Most choices of one request, and most alternatives of one token (the API's own limit).
 const MOST_CHOICES: usize = 128;
@@ -43,20 +44,11 @@ pub struct Wish {
     pub n: usize,
     /// `None`: as many as fit into the context.
     pub max_tokens: Option<usize>,
-    pub temperature: f64,
-    pub top_p: f64,
-    /// 0: all.
-    pub top_k: usize,
-    pub min_p: f64,
-    pub repetition_penalty: f64,
-    pub presence_penalty: f64,
-    pub frequency_penalty: f64,
-    /// Added to the logits of these ids.
-    pub logit_bias: Vec<(u32, f32)>,
+    /// How to draw each id. Its limit, its log-probabilities and the ids that end a turn are for whoever knows the policy to fill in.
+    pub sampling: Sampling,
     pub seed: Option<i64>,
     /// Texts that end the answer; they are not part of it.
     pub stops: Vec<String>,
-    pub stop_ids: Vec<u32>,
     /// `Some(n)`: log-probabilities of the answer's tokens and of the `n` most likely ones.
     pub logprobs: Option<usize>,
     pub return_token_ids: bool,
@@ -80,17 +72,20 @@ impl SamplingFields {
         Ok(Wish {
             n: 1,
             max_tokens: None,
-            temperature: within("temperature", self.temperature, 0.0..=100.0, 1.0)?,
-            top_p: within("top_p", self.top_p.map(|top_p| top_p.max(f64::MIN_POSITIVE)), 0.0..=1.0, 1.0)?,
-            top_k: usize::try_from(self.top_k.unwrap_or(0).max(0)).unwrap_or(0),
-            min_p: within("min_p", self.min_p, 0.0..=1.0, 0.0)?,
-            repetition_penalty: within("repetition_penalty", self.repetition_penalty, 1e-6..=100.0, 1.0)?,
-            presence_penalty: within("presence_penalty", self.presence_penalty, -100.0..=100.0, 0.0)?,
-            frequency_penalty: within("frequency_penalty", self.frequency_penalty, -100.0..=100.0, 0.0)?,
-            logit_bias: self.biases()?,
+            sampling: Sampling {
+                temperature: within("temperature", self.temperature, 0.0..=100.0, 1.0)?,
+                top_p: within("top_p", self.top_p.map(|top_p| top_p.max(f64::MIN_POSITIVE)), 0.0..=1.0, 1.0)?,
+                top_k: usize::try_from(self.top_k.unwrap_or(0).max(0)).unwrap_or(0),
+                min_p: within("min_p", self.min_p, 0.0..=1.0, 0.0)?,
+                repetition_penalty: within("repetition_penalty", self.repetition_penalty, 1e-6..=100.0, 1.0)?,
+                presence_penalty: within("presence_penalty", self.presence_penalty, -100.0..=100.0, 0.0)?,
+                frequency_penalty: within("frequency_penalty", self.frequency_penalty, -100.0..=100.0, 0.0)?,
+                logit_bias: self.biases()?,
+                stop_ids: self.stop_token_ids.clone().unwrap_or_default(),
+                ..Sampling::default()
+            },
             seed: self.seed,
             stops,
-            stop_ids: self.stop_token_ids.clone().unwrap_or_default(),
             logprobs: None,
             return_token_ids: self.return_token_ids.unwrap_or(false),
             stream: false,
@@ -177,6 +172,18 @@ impl Usage {
     }
 }
 
+/// What every answer of chat completions and completions begins with, whole or a chunk.
+#[derive(Debug, Clone, Serialize)]
+pub struct Head<'a> {
+    pub id: &'a str,
+    pub object: &'static str,
+    pub created: u64,
+    pub model: &'a str,
+    pub system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
 /// One sampled token, as answers state it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Token {
@@ -223,8 +230,7 @@ mod tests {
     fn null_is_the_default_and_unknown_fields_are_taken() {
         let fields: SamplingFields =
             parse(&json!({ "temperature": null, "top_k": -1, "logit_bias": { "5": -2 }, "new": 1 })).unwrap();
-        let wish = fields.wish(None).unwrap();
-        assert_eq!((wish.temperature, wish.top_k, wish.top_p), (1.0, 0, 1.0));
-        assert_eq!(wish.logit_bias, [(5, -2.0)]);
+        let sampling = fields.wish(None).unwrap().sampling;
+        assert_eq!(sampling, Sampling { logit_bias: vec![(5, -2.0)], ..Sampling::default() });
     }
 }

@@ -28,13 +28,8 @@ pub fn whole(whole: &Whole, style: &Style) -> Response {
         }
     };
     let response = ChatResponse {
-        id: style.id.clone(),
-        object: "chat.completion",
-        created: style.created,
-        model: style.model.clone(),
+        head: style.head("chat.completion", Some(whole.usage.clone())),
         choices: (0..whole.choices.len()).map(choice).collect(),
-        usage: whole.usage.clone(),
-        system_fingerprint: style.fingerprint.clone(),
         prompt_token_ids: style.ids(&whole.prompt_ids),
     };
     Json(response).into_response()
@@ -98,16 +93,7 @@ fn deltas(piece: Piece, style: &Style) -> Vec<ChunkChoice> {
 }
 
 fn chunk<'a>(style: &'a Style, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatChunk<'a> {
-    ChatChunk {
-        id: &style.id,
-        object: "chat.completion.chunk",
-        created: style.created,
-        model: &style.model,
-        choices,
-        usage,
-        system_fingerprint: &style.fingerprint,
-        prompt_token_ids: None,
-    }
+    ChatChunk { head: style.head("chat.completion.chunk", usage), choices, prompt_token_ids: None }
 }
 
 fn tool_call(index: Option<usize>, call: &ToolCall) -> ChatToolCall {

@@ -67,13 +67,5 @@ async fn chunks(mut answer: Answer, mut call: Call, style: &Style, events: &Even
 }
 
 fn completion<'a>(style: &'a Style, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> Completion<'a> {
-    Completion {
-        id: &style.id,
-        object: "text_completion",
-        created: style.created,
-        model: &style.model,
-        choices,
-        usage,
-        system_fingerprint: &style.fingerprint,
-    }
+    Completion { head: style.head("text_completion", usage), choices }
 }

@@ -1,12 +1,15 @@
 //! Agents that stay up: one task a line, one answer a line. Importing a framework costs seconds, which a worker pays once.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
+use tokio::time::timeout;
 
 use super::agent::AgentConfig;
 use super::attempt::{Attempt, Ended, answer, last_words, within};
@@ -18,6 +21,9 @@ use crate::serve::Session;
 
 /// Longest line that a worker may answer.
 const MOST_LINE_BYTES: usize = 16 << 20;
+
+/// How long the answer of a worker that has ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Workers that wait for a task. There are as many as rollouts under way at once, each started when it is first needed.
 #[derive(Debug)]
@@ -89,7 +95,16 @@ impl Workers {
 impl Worker {
     async fn ask(&mut self, line: &str) -> Result<String> {
         self.stdin.write_all(line.as_bytes()).await.context("the worker does not read its tasks")?;
-        read_line(&mut self.stdout).await
+        let mut answer = pin!(read_line(&mut self.stdout));
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // A child that outlives the worker may hold its output open, whose end then never comes.
+            ended = self.running.exited() => {
+                ended?;
+                timeout(LAST_WORDS, answer).await.unwrap_or_else(|_| bail!("the worker ended without an answer"))
+            }
+        }
     }
 }
 

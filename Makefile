@@ -40,5 +40,5 @@ bench: build ## ratios against live peers (DuckDB, Agent Lightning)
 test: libtorch ## everything that must hold: format, lints, tests, docs, the README's commands
 	@scripts/test.sh
 
-peers: libtorch ## tests against peers that are too heavy for every run: Azurite, transformers, peft, llama.cpp
+peers: libtorch ## tests against peers that are too heavy for every run: Azurite, transformers, peft, llama.cpp, Agent Lightning
 	@scripts/peers.sh

@@ -7,7 +7,7 @@ create table credits (
     group_id text not null,             -- rollouts that it is compared with, those of the same split
     method text not null,               -- allocation or estimator: identical, terminal, uniform, discounted, by_agent, return_to_go, state_group, gae or one of the user's own
     comparison text not null,           -- none, group_mean, group_std, batch_std, leave_one_out, batch_whiten, batch_mean, best_of or one of the user's own
-    level text not null,                -- rollout or transition: what is compared
+    level text not null,                -- rollout, transition or row: what is compared
     outcome double,                     -- R_i, with overlong penalty; null where no reward was stated
     step_reward double not null,        -- r_it: intermediate rewards and AIR of this call
     total_reward double,                -- what the comparison compares: R_i plus every step reward of the rollout

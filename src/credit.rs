@@ -4,6 +4,8 @@
 //! writes `comparisons`), or an estimator (files `<method>_<comparison>` that write `estimates`), which goes with those comparisons that it
 //! has a file for. Any other pair is refused by name. A user's own file adds an allocation, a comparison or an estimator.
 
+mod compat;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,9 +23,10 @@ use crate::exit::Fault;
 use crate::explain::{self, Column, number, text};
 use crate::lake::Freshness;
 use crate::stage::{Context, Summary};
+pub use compat::Compat;
 
 /// Relations of which a method chooses the file that writes them.
-const ALTERNATIVES: [&str; 6] = ["weights", "comparisons", "estimates", "terms", "credits", "counts"];
+const ALTERNATIVES: [&str; 8] = ["weights", "comparisons", "units", "estimates", "terms", "credits", "edges", "counts"];
 
 /// Smallest power of the discount that a block of `credit/discounted_sums` holds: far from both ends of a double.
 const SMALLEST_POWER: f64 = 1e-100;
@@ -39,8 +42,8 @@ pub struct CreditConfig {
     /// best_of. return_to_go: none, leave_one_out, batch_whiten. state_group: group_mean, group_std, leave_one_out. gae: none,
     /// batch_whiten.
     pub comparison: String,
-    /// What is compared: rollouts, or their calls one by one, as in the paper of Agent Lightning. Rollouts where nothing is said;
-    /// return_to_go and gae always compare calls.
+    /// What is compared: rollouts, or their calls one by one, as in the paper of Agent Lightning: all of them, or those that become rows of
+    /// the trainer. Rollouts where nothing is said; return_to_go and gae always compare calls.
     pub level: Option<Level>,
     /// Discount per call, 0 to 1; also that of AIR's potential.
     pub gamma: f64,
@@ -56,6 +59,14 @@ pub struct CreditConfig {
     pub agents: Vec<String>,
     /// Weight of each agent for by_agent; 1 where nothing is said.
     pub agent_weights: BTreeMap<String, f64>,
+    /// What a rollout is worth that nobody stated a reward for.
+    pub missing_reward: MissingReward,
+    /// What becomes of calls whose advantage is 0 because all that they were compared with earned the same.
+    pub equal_rewards: EqualRewards,
+    /// Which edges between calls are written down: of a call to the one before it, where it goes on exactly where that one ended.
+    pub edges: Edges,
+    /// Gives what a version of Agent Lightning gives: settles every key that it depends on, so that these are left out beside it.
+    pub compat: Compat,
     /// What long responses cost.
     pub overlong: OverlongConfig,
 }
@@ -82,6 +93,8 @@ pub enum Level {
     Rollout,
     /// Each rollout counts once for every call.
     Transition,
+    /// Each rollout counts once for every call that becomes a row of the trainer: an answered one, of an agent that is trained.
+    Row,
 }
 
 /// What becomes of a rollout that is alone in its group.
@@ -104,6 +117,40 @@ pub enum StepRewards {
     Add,
     /// Only outcome and AIR count.
     Ignore,
+    /// Only the outcome counts, and no AIR.
+    OutcomeOnly,
+}
+
+/// What a rollout is worth that nobody stated a reward for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingReward {
+    /// Nothing is known of it: it is compared with nothing, and its calls are dropped.
+    #[default]
+    Drop,
+    /// 0.
+    Zero,
+}
+
+/// What becomes of calls that were compared with nothing else than what they earned themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EqualRewards {
+    /// They teach nothing, and are dropped.
+    #[default]
+    Drop,
+    /// They stay, and count in the denominators of the loss.
+    Keep,
+}
+
+/// Which edges between calls are written down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Edges {
+    #[default]
+    None,
+    /// To the answered call before it, where the prompt begins with that call's prompt and response, id for id.
+    Previous,
 }
 
 /// What is not learned from where a response was cut at the limit of tokens.
@@ -129,6 +176,10 @@ impl Default for CreditConfig {
             step_rewards: StepRewards::Add,
             agents: Vec::new(),
             agent_weights: BTreeMap::new(),
+            missing_reward: MissingReward::Drop,
+            equal_rewards: EqualRewards::Drop,
+            edges: Edges::None,
+            compat: Compat::None,
             overlong: OverlongConfig::default(),
         }
     }
@@ -145,6 +196,7 @@ impl Level {
         match self {
             Level::Rollout => "rollout",
             Level::Transition => "transition",
+            Level::Row => "row",
         }
     }
 }
@@ -181,13 +233,22 @@ pub async fn freshness(context: &Context) -> Result<Freshness> {
 
 /// The stage as the configuration has it. `Fault::Usage` names a setting that cannot be, or a pair that is not defined.
 pub fn stage(config: &Config, files: &SqlFiles) -> Result<SqlStage> {
-    let credit = &config.credit;
+    let credit = &compat::settled(&config.credit)?;
     check(credit)?;
     let pair = pair(credit, files)?;
     let reads_values = credit.method == "gae";
     let factor = if reads_values { credit.gamma * credit.lambda } else { credit.gamma };
     let mut chosen = pair.files;
-    for name in ["credit/transitions", "credit/counts"] {
+    let edges = match credit.edges {
+        Edges::None => "credit/edges_none",
+        Edges::Previous => "credit/edges_previous",
+    };
+    let units = match credit.level {
+        None | Some(Level::Rollout) => "credit/units_of_rollouts",
+        Some(Level::Transition) => "credit/units_of_transitions",
+        Some(Level::Row) => "credit/units_of_rows",
+    };
+    for name in [units, "credit/transitions", edges, "credit/counts"] {
         chosen.push(files.get(name)?.clone());
     }
     let mut inputs = vec![StageInput::required("derive"), StageInput::required("air")];
@@ -204,15 +265,17 @@ pub fn stage(config: &Config, files: &SqlFiles) -> Result<SqlStage> {
             ("trained_agents", trained_agents(credit)?),
         ],
         params: BTreeMap::from([
+            ("add_air".to_owned(), ScalarValue::from(credit.step_rewards != StepRewards::OutcomeOnly)),
             ("add_stated".to_owned(), ScalarValue::from(credit.step_rewards == StepRewards::Add)),
             ("all_agents".to_owned(), ScalarValue::from(credit.agents.is_empty())),
             ("block".to_owned(), ScalarValue::from(block(factor))),
-            ("compare_calls".to_owned(), ScalarValue::from(credit.level == Some(Level::Transition))),
             ("comparison".to_owned(), ScalarValue::from(credit.comparison.as_str())),
             ("factor".to_owned(), ScalarValue::from(factor)),
             ("gamma".to_owned(), ScalarValue::from(credit.gamma)),
+            ("keep_equal".to_owned(), ScalarValue::from(credit.equal_rewards == EqualRewards::Keep)),
             ("level".to_owned(), ScalarValue::from(pair.level.as_str())),
             ("mask_truncated".to_owned(), ScalarValue::from(overlong.mask.as_str())),
+            ("missing_zero".to_owned(), ScalarValue::from(credit.missing_reward == MissingReward::Zero)),
             ("method".to_owned(), ScalarValue::from(credit.method.as_str())),
             ("omega".to_owned(), ScalarValue::from(credit.omega)),
             ("overlong_buffer".to_owned(), ScalarValue::from(overlong.buffer_tokens as f64)),
@@ -282,9 +345,10 @@ fn pair(credit: &CreditConfig, files: &SqlFiles) -> Result<Pair> {
     let level = match (credit.level, compares_rollouts) {
         (level, true) => level.unwrap_or(Level::Rollout),
         (None | Some(Level::Transition), false) => Level::Transition,
-        (Some(Level::Rollout), false) => {
+        (Some(level), false) => {
+            let level = level.as_str();
             let message =
-                format!("`credit.level = \"rollout\"` is not defined for `{method}`, which compares calls; leave it out");
+                format!("`credit.level = \"{level}\"` is not defined for `{method}`, which compares calls; leave it out");
             return Err(Fault::Usage(message).into());
         }
     };

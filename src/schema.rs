@@ -18,10 +18,11 @@ use crate::exit::Fault;
 /// Name of the child field of every list column. Parquet calls the leaf `<column>.list.element`, and so do the readers of other languages.
 pub const LIST_ELEMENT: &str = "element";
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     include_str!("../schemas/air_rewards.sql"),
     include_str!("../schemas/calls.sql"),
     include_str!("../schemas/credits.sql"),
+    include_str!("../schemas/edges.sql"),
     include_str!("../schemas/evals.sql"),
     include_str!("../schemas/rejects.sql"),
     include_str!("../schemas/rewards.sql"),

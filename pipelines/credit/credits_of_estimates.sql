@@ -5,7 +5,7 @@
 -- grain   rollout_id, step
 -- params  $method Utf8                -- name of the estimator
 --         $comparison Utf8            -- name of the comparison
---         $level Utf8                 -- rollout or transition: what was compared
+--         $level Utf8                 -- rollout, transition or row: what was compared
 --         $reason Utf8                -- what it does, in words
 --         $singleton_keep Boolean     -- what is alone keeps its return as advantage (true) or has 0 (false)
 

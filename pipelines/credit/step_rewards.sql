@@ -3,7 +3,8 @@
 -- reads   rewards, reward_weights, air_rewards
 -- writes  step_rewards
 -- grain   rollout_id, call_id
--- params  $add_stated Boolean         -- whether rewards stated for a call count, beside the outcome
+-- params  $add_air Boolean            -- whether what `air` found counts
+--         $add_stated Boolean         -- whether rewards stated for a call count, beside the outcome
 --
 -- A stated reward that is the outcome of its dimension is in `rollouts.reward` already. Dimensions weigh what they weigh in the outcome;
 -- where no weights are set, the dimension counts that the outcome is of. Calls that earned nothing have no row.
@@ -34,7 +35,7 @@ stated as (
 found as (
     select rollout_id, call_id, 'air' as origin, rule as item, coalesce(evidence_span_id, '') as evidence, value
     from air_rewards
-    where value <> 0
+    where $add_air and value <> 0
 ),
 together as (
     select rollout_id, call_id, origin, item, evidence, value from stated

@@ -4,6 +4,7 @@
 -- writes  transitions
 -- grain   group_id, rollout_id, step
 -- params  $all_agents Boolean         -- train every agent; false: those in trained_agents
+--         $keep_equal Boolean         -- calls whose rollout was compared with nothing that differs stay (true) or are dropped (false)
 --         $mask_truncated Utf8        -- none, call (a truncated response is dropped) or rollout (with it every call of its rollout)
 --
 -- Advantages are there before anything is dropped, so that no drop changes a comparison. Token ids and messages pass through one join.
@@ -40,8 +41,8 @@ dropped as (
                 when k.verdict = 'no_reward' then 'no_reward'
                 when k.advantage is null then 'no_estimate'
            end as rollout_reason,
-           case when k.verdict = 'singleton' and k.advantage = 0 then 'singleton'
-                when k.verdict = 'no_variance' then 'no_variance'
+           case when k.verdict = 'singleton' and k.advantage = 0 and not $keep_equal then 'singleton'
+                when k.verdict = 'no_variance' and not $keep_equal then 'no_variance'
                 when k.allocation = 0 then 'no_credit'
            end as credit_reason
     from trained_agents as a

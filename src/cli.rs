@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands;
+use crate::commands::diff::Side;
 use crate::config::Config;
 use crate::exit::{ExitCode, Fault};
 use crate::lake::Lake;
@@ -187,6 +188,12 @@ pub enum Command {
   fulgurite sql --lake runs/lake -f report.sql --output report.csv
   fulgurite sql --lake runs/lake --views duckdb | duckdb")]
     Sql(commands::sql::SqlArgs),
+    /// Which transitions differ between two batches or two settings, and why
+    #[command(before_help = "Examples:
+  fulgurite diff --lake runs/lake --batch 2026-11-22 --other-set credit.compat=agl-0.3
+  fulgurite diff --lake runs/lake --batch 2026-11-22 --pipeline mine.toml --other-pipeline theirs.toml --output diff.csv
+  fulgurite diff --lake runs/lake --batch 2026-11-22 --other-batch 2026-11-22-again    as both are committed")]
+    Diff(commands::diff::DiffArgs),
     /// One HTML page of a lake: curves, credit, failures, and rollouts to open
     #[cfg(feature = "torch")]
     #[command(before_help = "Examples:
@@ -343,6 +350,13 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Sql(args) => globals.on_lake(async |lake, config, progress, stop| {
             commands::sql::run(lake, globals.batch.as_deref(), config, progress, stop, args).await
         })?,
+        Command::Diff(args) => {
+            let sides = globals.sides(&args)?;
+            let summary = globals.on_lake(async |lake, config, progress, stop| {
+                commands::diff::run(lake, sides, config, progress, stop, args).await
+            })?;
+            return Reporter { globals: globals.clone() }.finished(&summary);
+        }
         #[cfg(feature = "torch")]
         Command::Report(args) => {
             let summary = globals.on_lake(async |lake, config, progress, stop| {
@@ -395,6 +409,19 @@ impl Globals {
     fn batch(&self) -> Result<&str, Fault> {
         let missing = "which batch? name it with `--batch ID`, such as a day (2026-11-22) or an iteration (iter-0003)";
         self.batch.as_deref().ok_or_else(|| Fault::Usage(missing.to_owned()))
+    }
+
+    /// What `fulgurite diff` compares: two batches as they are committed, or what settings give where any are named.
+    fn sides(&self, args: &commands::diff::DiffArgs) -> Result<(Side, Side)> {
+        let batch = self.batch()?.to_owned();
+        let other_batch = args.other_batch.clone().unwrap_or_else(|| batch.clone());
+        if !self.names_settings() && !args.names_settings() {
+            return Ok((Side { batch, config: None }, Side { batch: other_batch, config: None }));
+        }
+        let pipeline = args.other_pipeline.clone().or_else(|| self.pipeline.clone());
+        let settings = [self.settings.as_slice(), &args.other_settings].concat();
+        let other = Globals { pipeline, settings, ..self.clone() };
+        Ok((Side { batch, config: Some(self.config()?) }, Side { batch: other_batch, config: Some(other.config()?) }))
     }
 
     /// For a command that names its batches itself.

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod config;
+pub mod diff;
 pub mod doctor;
 #[cfg(feature = "torch")]
 pub mod policy;

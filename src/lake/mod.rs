@@ -20,6 +20,7 @@
 //! ```
 
 mod commit;
+mod draft;
 mod folder;
 mod local;
 mod manifest;

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a subject.
 
+mod agent_lightning;
 mod air;
 mod cases;
 mod cli;
@@ -7,6 +8,7 @@ mod contract;
 mod crash;
 mod credit;
 mod derive;
+mod diff;
 mod engine;
 #[cfg(feature = "torch")]
 mod frameworks;

@@ -62,6 +62,11 @@ impl Target {
         self.file.is_some()
     }
 
+    /// Whether rows go to stdout for the eye, so that text beside them is in nobody's way.
+    pub fn is_table_on_stdout(&self) -> bool {
+        self.format == Format::Table && self.file.is_none()
+    }
+
     /// Text that is no rows.
     pub fn text(&self, text: &str) -> Result<()> {
         self.in_place(|out| Ok(out.write_all(text.as_bytes())?))

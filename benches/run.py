@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import formats
 import sql
 
 HERE = Path(__file__).resolve().parent
@@ -93,6 +94,45 @@ def ingest(fulgurite, work, arguments):
         derived, memory, _ = measure([fulgurite, "derive", "--lake", lake, "--batch", "bench", "--threads", threads, "--json", "--quiet"])
         rows.append((f"derive of {spans} spans", spans / derived, None, "spans/core-s", memory, None))
         source.unlink()
+    return rows
+
+
+DUCKDB_READ = """
+import sys, duckdb
+source, target, threads = sys.argv[1:]
+db = duckdb.connect(config={"threads": int(threads)})
+db.execute("set enable_progress_bar = false")
+db.execute(f"copy (select * from read_json('{source}/*.jsonl', format = 'newline_delimited', maximum_object_size = 268435456)) to '{target}' (format parquet, compression zstd)")
+"""
+
+
+def readers(fulgurite, work, arguments):
+    """Every format to Parquet; what is JSON beside DuckDB's read_json, which finds a schema and reads nothing into what it holds."""
+    rows = []
+    for name in [*formats.formats(), "otlp_proto"]:
+        folder, lake = work / name, work / "lake"
+
+        def ingest(megabytes):
+            for place in [folder, lake]:
+                shutil.rmtree(place, ignore_errors=True)
+            folder.mkdir()
+            copies, size = formats.write(name, megabytes, folder)
+            cpu, memory, printed = measure([fulgurite, "ingest", folder, "--lake", lake, "--batch", "bench", "--threads", arguments.threads,
+                                            "--json", "--quiet"])
+            made = json.loads(printed)["rows"]
+            assert made["rejects"] == 0, (name, made)
+            return copies, size / 1e6, cpu, memory, made["spans"]
+
+        *_, spans_of_one = ingest(0)
+        copies, megabytes, ours, memory, spans = ingest(arguments.reader_megabytes)
+        assert spans == copies * spans_of_one, f"{name}: {copies} copies of {spans_of_one} spans gave {spans}"
+        theirs, their_memory = None, None
+        if name != "otlp_proto":
+            cpu, their_memory, _ = measure([sys.executable, "-c", DUCKDB_READ, folder, work / "duckdb.parquet", arguments.threads])
+            theirs = megabytes / cpu
+        rows.append((f"read {name}, {1e6 * ours / spans:.0f} µs a span", megabytes / ours, theirs, "MB/core-s", memory, their_memory))
+        shutil.rmtree(folder)
+        print(f"{rows[-1][0]}: {rows[-1][1]:.1f} MB/core-s", file=sys.stderr, flush=True)
     return rows
 
 
@@ -240,7 +280,7 @@ def air_and_credit(fulgurite, work, arguments):
     return rows
 
 
-BENCHES = {"ingest": ingest, "agent_lightning": agent_lightning, "flat": flat, "air_and_credit": air_and_credit}
+BENCHES = {"ingest": ingest, "readers": readers, "agent_lightning": agent_lightning, "flat": flat, "air_and_credit": air_and_credit}
 
 
 def main():
@@ -248,6 +288,7 @@ def main():
     parser.add_argument("fulgurite", type=Path, help="the release binary")
     parser.add_argument("--traces", type=Path, default=HERE.parent / "sample_data", help="recorded traces to scale")
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--reader-megabytes", type=float, default=30, help="of each format, for readers")
     parser.add_argument("--calls", type=int, nargs="+", default=[10_000_000], help="narrow calls for air_and_credit")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--agent-lightning", type=Path, help="a Python that has agentlightning==0.3.0")

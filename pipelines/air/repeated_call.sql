@@ -7,16 +7,19 @@
 -- Every occurrence after the first is found, so that asking n times costs n - 1 weights. Handoffs take no arguments
 -- and may happen twice: status `control` is left out.
 
-with counted as (
-    select rollout_id, call_id, span_id,
-           cast(row_number() over (
-               partition by rollout_id, coalesce(agent, ''), arguments_hash
-               order by seq, span_id
-           ) as bigint) as occurrence
+with asked as (
+    select rollout_id, call_id, span_id, seq, coalesce(agent, '') as agent, arguments_hash
     from tool_calls
     where arguments_hash is not null and status <> 'control'
+),
+repeated as (
+    select rollout_id, agent, arguments_hash, min(seq) as first_seq
+    from asked
+    group by rollout_id, agent, arguments_hash
+    having count(*) > 1
 )
-select c.rollout_id, c.call_id, w.rule, w.weight as value, c.span_id as evidence_span_id
-from counted as c
+select a.rollout_id, a.call_id, w.rule, w.weight as value, a.span_id as evidence_span_id
+from asked as a
+join repeated as r on r.rollout_id = a.rollout_id and r.agent = a.agent and r.arguments_hash = a.arguments_hash
 join air_weights as w on w.rule = 'repeated_call'
-where c.occurrence > 1 and c.call_id is not null
+where a.seq > r.first_seq and a.call_id is not null

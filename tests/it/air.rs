@@ -1,6 +1,6 @@
 //! The stage `air`: every rule by hand, and what the cap and the potential promise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -35,6 +35,62 @@ fn random(dice: &mut Dice, rollouts: u64, longest: u64) -> Tables {
         }
     }
     tables
+}
+
+/// What two rules find that look back over a rollout is what a walk over its tool calls finds.
+#[test]
+fn repetitions_and_recoveries_are_those_of_a_walk() {
+    let mut tables = random(&mut Dice(5), 60, 14);
+    let values = settings(&[("air.cap", "1000"), ("air.weights.recovery", "0.25")]);
+    let found = block_on(async {
+        let (context, _) = run(&tables, &values, &["air"]).await.expect("air runs");
+        let sql = "select rollout_id, rule, evidence_span_id as span_id, value from air_rewards where rule in ('recovery', 'repeated_call')";
+        query(&context, sql).await.expect("reads")
+    });
+    let found: BTreeSet<(String, String, String, i64)> = texts(&found, "rollout_id")
+        .into_iter()
+        .zip(texts(&found, "rule"))
+        .zip(texts(&found, "span_id").into_iter().zip(numbers(&found, "value")))
+        .map(|((rollout, rule), (span, value))| (rollout, rule, span, (value.expect("not null") * 1e9).round() as i64))
+        .collect();
+
+    let mut expected = BTreeSet::new();
+    let mut asked = BTreeSet::new();
+    // Of each tool: errors that wait for a success, and those of the step that is being read with the span of its first success.
+    let mut tools: BTreeMap<(String, String), (i64, i64, i64, Option<String>)> = BTreeMap::new();
+    let mut settle = |key: &(String, String), (lost, _, errors, success): (i64, i64, i64, Option<String>)| {
+        let Some(span) = success else { return lost + errors };
+        if lost > 0 {
+            expected.insert((key.0.clone(), "recovery".to_owned(), span, (lost * 100_000_000).min(250_000_000)));
+        }
+        errors
+    };
+    let mut repeated = Vec::new();
+    for call in tables.rows_mut("tool_calls") {
+        let text = |key: &str| call[key].as_str().expect("text").to_owned();
+        let (rollout, step) = (text("rollout_id"), call["step"].as_i64().expect("a number"));
+        if text("status") == "control" {
+            continue;
+        }
+        if !asked.insert((rollout.clone(), text("arguments_hash"))) {
+            repeated.push((rollout.clone(), "repeated_call".to_owned(), text("span_id"), -100_000_000));
+        }
+        let key = (rollout, text("name"));
+        let tool = tools.entry(key.clone()).or_insert((0, step, 0, None));
+        if tool.1 != step {
+            *tool = (settle(&key, tool.clone()), step, 0, None);
+        }
+        match text("status").as_str() {
+            "error" => tool.2 += 1,
+            _ => drop(tool.3.get_or_insert(text("span_id"))),
+        }
+    }
+    for (key, tool) in tools {
+        settle(&key, tool);
+    }
+    expected.extend(repeated);
+    assert!(expected.iter().any(|(_, _, _, value)| *value == 200_000_000) && expected.len() > 100);
+    assert_eq!(found, expected);
 }
 
 proptest! {

@@ -27,8 +27,26 @@ TOOLS = [
     }
 ]
 
-NAMES = ["Ana", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jan"]
-THINGS = ["apples", "books", "coins", "eggs", "pens", "stamps", "cards", "shells", "buttons", "plums"]
+# So many of them that few are a token of their own: a policy learns to read what is between a name and a number, not the name.
+NAMES = """
+Ana Ben Cara Dan Eva Finn Gina Hugo Iris Jan Abel Berta Carl Dora Emil Fay Gus Hanna Ivan June Karl Lena Max Nora Otto Paula Quinn Rosa Sam Tess
+Ulla Vera Will Xenia Yves Zoe Adam Bella Cyrus Delia Ernst Flora Greta Henry Ingrid Joel Katja Luis Maria Noah Olga Peter Ruth Simon Tom Ursula
+Viktor Wanda Aldo Bruno Celia David Elsa Felix Gloria Harald Ida Jonas Kira Lukas Marta Nico Oskar Pia Ralf Sonja Theo Ute Vito Wilma Yara Zeno
+Agnes Bert Clara Doris Edgar Frida Georg Heidi Igor Julia Kurt Lydia Mario Nadia Oliver Petra Rita Stefan Tina Udo Viola Walter Yuri Zita Anton
+Birgit Conrad Diana Erik Fiona Gerd Helena Ilse Jakob Kevin Laura Mark Nina Olaf Pablo Rolf Silvia Tobias Uma Vincent Wendy Alma Boris Carmen
+Dirk Emma Fritz Gisela Hans Irma Josef Karin Leon Monika Norbert Ophelia Paul Regina Sven Thea Urs Valentin Amir Bianca Cedric Daria Elias
+Frank Gwen Hector Isabel Jim Kai Liv Milo Nell Omar Priya Raj Sita Tariq Umar Vikram Wei Xu Yoko Akira Bao Chen Deepa Esra Fatima Gita Hiro
+Imani Jin Kofi Ling Mehmet Naoki Okoro Ping Rania Sunil Tanaka Usha Wen Yan Zara
+""".split()
+THINGS = """
+apples books coins eggs pens stamps cards shells buttons plums pears rings stones cups plates nails screws bulbs candles ropes tickets letters
+marbles bottles flowers seeds cakes buns lemons melons peaches cherries hats socks gloves brushes pencils maps jars tiles kites balls drums bells
+photos spoons forks knives chairs lamps baskets ribbons feathers leaves bricks planks tubes wires hooks cans crates sacks barrels carrots onions
+tomatoes potatoes peppers radishes turnips beans berries grapes limes dates olives almonds cookies muffins pies rolls loaves cheeses fish crabs
+ducks geese hens goats sheep pigs cows horses dogs cats birds bees ants frogs toads snails mice rats foxes wolves bears robots trains trucks
+boats planes bikes wagons dolls puppets puzzles games discs tapes films posters badges medals flags masks coats shirts scarves belts boots
+towels pillows blankets sheets bowls pots pans trays mugs glasses clocks watches mirrors frames vases pins clips
+""".split()
 TEST_NAMES = ["Kim", "Leo", "Mia", "Nils"]
 TEST_THINGS = ["figs", "keys", "nuts", "beads"]
 
@@ -59,8 +77,8 @@ TEMPLATES = {
     ],
 }
 # Share of problems, and of traces that are right and that guess; the rest calls wrongly. Over all: 40 % right, 30 % guessed.
-SHARES = {"sum": 0.2, "product": 0.2, "difference": 0.25, "quotient": 0.2, "two": 0.15}
-QUALITY = {"sum": (0.7, 0.225), "product": (0.7, 0.225), "difference": (0.2, 0.35), "quotient": (0.2, 0.35), "two": (0.2, 0.35)}
+SHARES = {"sum": 0.17, "product": 0.17, "difference": 0.28, "quotient": 0.22, "two": 0.16}
+QUALITY = {"sum": (0.9, 0.08), "product": (0.9, 0.08), "difference": (0.14, 0.42), "quotient": (0.14, 0.42), "two": (0.14, 0.42)}
 
 
 def numbers(kind, template, random):

@@ -7,7 +7,7 @@ use super::urls::Urls;
 use crate::generate::Engine;
 use crate::lake::Manifest;
 use crate::model::Model;
-use crate::serve::{Options, Policy, Server, Sessions};
+use crate::serve::{Options, Policy, Server, Sessions, publish};
 use crate::stage::Context;
 use crate::text::Text;
 
@@ -23,13 +23,15 @@ pub struct Served {
 }
 
 impl Served {
-    /// Loads the policy that a manifest holds, and serves it on a free port.
+    /// Loads the policy that a manifest holds, and serves it on a free port; where another server answers, it is given that policy
+    /// first (`serve.upstream_update`).
     pub async fn start(context: &Context, manifest: &Manifest) -> Result<Served> {
         let config = &context.config;
         let policy = manifest.policy.as_ref().context("the manifest holds no policy")?;
         let version = i64::try_from(policy.version).ok();
         let fetched = context.lake.fetch_policy(policy).await?;
-        let answering = if config.serve.upstream.is_empty() {
+        let mut settings = config.serve.clone();
+        let answering = if settings.upstream.is_empty() {
             let (folder, generate) = (fetched.path().to_path_buf(), config.generate.clone());
             generate.check()?;
             let threads = config.threads();
@@ -45,11 +47,12 @@ impl Served {
             .await
             .context("loading the policy panicked")??
         } else {
+            settings = publish(&settings, policy.version, fetched.path()).await?;
             Policy::Upstream { version }
         };
         let key = format!("fulgurite-{}", uuid::Uuid::new_v4().simple());
         let options = Options { key: Some(key.clone()), ..Options::default() };
-        let server = Server::start(&config.serve, options, answering).await?;
+        let server = Server::start(&settings, options, answering).await?;
         Ok(Served { server, key, model: config.serve.model.clone(), version: policy.version, _policy: fetched })
     }
 

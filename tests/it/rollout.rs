@@ -16,6 +16,7 @@ use fulgurite::{derive, ingest};
 use serde_json::json;
 
 use crate::cases::{BATCH, query, texts};
+use crate::serve::scripted::Upstream;
 
 /// Acts as its task says; in `ask` it calls the policy as any client of OpenAI's API does.
 const AGENT: &str = r#"
@@ -223,4 +224,33 @@ async fn groups_that_teach_nothing_are_followed_by_further_tasks() {
     let shard = Options { shard: Some(Shard { index: 0, count: 2 }), ..Options::default() };
     let error = rollout::run(&run(1, "iter-0003"), &shard).await.unwrap_err().to_string();
     assert!(error.contains("rollout.refill"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_is_given_the_policy_before_agents_ask_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = lake_with_policy(folder.path()).await;
+    std::fs::write(folder.path().join("agent.py"), AGENT).unwrap();
+    write_tasks(folder.path(), &["ask"]);
+    let upstream = Upstream::start().await;
+    let at = format!("serve.upstream='{}'", upstream.url);
+    let settings = [
+        "agent.command=['python3', 'agent.py']",
+        "agent.grader.kind=exact",
+        "rollout.tasks=tasks.jsonl",
+        "rollout.samples=2",
+        &at,
+        "serve.dialect=vllm",
+        "serve.upstream_update=adapter",
+    ];
+    let context = context(&lake, BATCH, folder.path(), &settings);
+    rollout::run(&context, &Options::default()).await.unwrap();
+    let updates = upstream.updates();
+    assert_eq!(updates.len(), 1, "{updates:?}");
+    assert_eq!(updates[0]["lora_name"], "policy-0000");
+    assert!(Path::new(updates[0]["lora_path"].as_str().unwrap()).is_dir(), "{updates:?}");
+    assert_eq!(upstream.last()["model"], "policy-0000", "what the agent asks for is the version that was given");
+    let sql = "select concat_ws(' ', step, policy_version, array_to_string(response_token_ids, ','), array_to_string(behaviour_logprobs, ',')) \
+               as line from calls";
+    assert_eq!(lines(&context, sql).await, ["0 0 11,12 -0.5,-0.25"; 2]);
 }

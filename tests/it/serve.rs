@@ -6,7 +6,7 @@ mod constrained;
 mod limits;
 pub mod policy;
 mod remembered;
-mod scripted;
+pub mod scripted;
 
 use std::time::Duration;
 

@@ -22,6 +22,7 @@ pub struct Upstream {
 #[derive(Default)]
 struct Script {
     last: Value,
+    updates: Vec<Value>,
     hangs: bool,
     fails: Option<u16>,
 }
@@ -43,6 +44,11 @@ impl Upstream {
     /// The body of the last request.
     pub fn last(&self) -> Value {
         self.script.lock().unwrap().last.clone()
+    }
+
+    /// The bodies of all requests that gave it a new version.
+    pub fn updates(&self) -> Vec<Value> {
+        self.script.lock().unwrap().updates.clone()
     }
 
     pub fn hang_once(&self) {
@@ -91,7 +97,11 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, Json(body): Json<Value
 
 /// A new version: refused where it does not lie where the server looks.
 async fn updated(State(script): State<Arc<Mutex<Script>>>, Json(body): Json<Value>) -> Response {
-    script.lock().unwrap().last = body.clone();
+    {
+        let mut script = script.lock().unwrap();
+        script.last = body.clone();
+        script.updates.push(body.clone());
+    }
     let path = body["lora_path"].as_str().or(body["model_path"].as_str()).unwrap();
     let success = !path.contains("missing");
     Json(json!({ "success": success, "message": if success { "" } else { "no such folder" } })).into_response()

@@ -27,7 +27,8 @@ use crate::{eval::EvalConfig, iterate::LoopConfig, rollout::RolloutConfig, rollo
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Threads of the readers, of DataFusion and of libtorch alike; 0 takes every core. `--threads` overrides it.
+    /// Threads of the readers, of DataFusion and of libtorch alike; 0 takes every core. `--threads` overrides it. libtorch's threads spin while they
+    /// wait for each other: where other work keeps the cores busy, one thread is faster than several.
     pub threads: usize,
     /// Folder of the pipeline file, where a user's own SQL files are looked for. Set by `load`, never read from the file.
     #[serde(skip)]

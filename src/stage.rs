@@ -127,8 +127,11 @@ impl std::fmt::Display for Summary {
 
 /// `2 rejects`, but `1 reject`.
 pub fn counted(count: u64, plural: &str) -> String {
-    let singular = plural.strip_suffix('s').filter(|stem| count == 1 && !stem.ends_with('s'));
-    format!("{count} {}", singular.unwrap_or(plural))
+    let stem = match plural.strip_suffix("ches") {
+        Some(_) => plural.strip_suffix("es"),
+        None => plural.strip_suffix('s').filter(|stem| !stem.ends_with('s')),
+    };
+    format!("{count} {}", stem.filter(|_| count == 1).unwrap_or(plural))
 }
 
 #[cfg(test)]
@@ -141,6 +144,8 @@ mod tests {
             (1, "rejects", "1 reject"),
             (2, "rejects", "2 rejects"),
             (1, "tool success", "1 tool success"),
+            (1, "batches", "1 batch"),
+            (2, "batches", "2 batches"),
             (0, "files", "0 files"),
         ] {
             assert_eq!(counted(count, plural), said);

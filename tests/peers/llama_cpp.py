@@ -1,4 +1,4 @@
-"""The proxy in front of llama.cpp's own server: the same greedy answers through it as without it.
+"""llama.cpp as a peer: the same greedy answers through our proxy as from its own server, and the same token ids of a GGUF file's tokenizer.
 
     python tests/peers/llama_cpp.py FULGURITE MODEL.gguf
 
@@ -9,9 +9,11 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 fulgurite, model = sys.argv[1:]
 KEY = "secret"
@@ -55,7 +57,40 @@ def streamed(text):
     return said, [choice["finish_reason"] for choice in choices if choice["finish_reason"]][-1]
 
 
-def check():
+# What tokenizers cut differently when they are rebuilt wrongly: spaces, digits, contractions, scripts, emoji, code, special tokens.
+TEXTS = [
+    "Once upon a time, there was a fox.", "  two  spaces,   three\t tab\n\n\nlines \r\n end  ", "I'm, you're, they'VE, it'd, we'll", "3.14159 and 1,000,000 and 2026-11-23",
+    "Grüße aus Köln, naïve café", "中文和日本語と한국어", "👩‍👩‍👧‍👦 🇩🇪 e\u0301", "def f(x):\n    return x ** 2  # squared\n", '{"name": "calculator", "arguments": {"expression": "(48/2)+48"}}',
+    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "<|im_start|><|endoftext|>x", "a" * 300, "\u00a0\u2003\u200b\ufeff", "ſ İ ǅ ß", "http://example.com/a?b=c&d=%20#e",
+]
+
+
+def check_token_ids():
+    """The tokenizer that is rebuilt from the metadata cuts texts as llama.cpp does."""
+    # This file has the name of the package.
+    sys.path.remove(str(Path(__file__).resolve().parent))
+    from llama_cpp import Llama
+
+    theirs = Llama(model_path=model, vocab_only=True, verbose=False)
+    with tempfile.TemporaryDirectory(prefix="fulgurite-peer-") as lake:
+        subprocess.run([fulgurite, "policy", "import", "--from", model, "--lake", lake, "--quiet"], check=True)
+        own = free_port()
+        server = subprocess.Popen([fulgurite, "serve", "--lake", lake, "--port", str(own), "--key", KEY], stdout=subprocess.DEVNULL)
+        try:
+            wait_for(f"http://127.0.0.1:{own}/health", server)
+            for text in TEXTS:
+                body = {"model": "m", "prompt": text, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
+                status, answer = post(f"http://127.0.0.1:{own}/v1/completions", body)
+                assert status == 200, answer
+                ours = json.loads(answer)["choices"][0]["prompt_token_ids"]
+                expected = theirs.tokenize(text.encode(), add_bos=False, special=True)
+                assert ours == expected, (text, ours, expected)
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def check_proxy():
     port, own = free_port(), free_port()
     theirs = f"http://127.0.0.1:{port}/v1"
     processes = []
@@ -92,5 +127,6 @@ def check():
             process.wait(30)
 
 
-check()
+check_token_ids()
+check_proxy()
 print("ok")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes `small.jsonl`, questions about forty countries of `geo.sqlite` for a tiny policy, and `warm_start.jsonl.gz`, what agents of mixed quality
-said to some of them. Standard library only; the same bytes every time.
+"""Makes `small.jsonl`, questions for a tiny policy about the countries of `geo.sqlite` whose names are one word, and `warm_start.jsonl.gz`, what
+agents of mixed quality said to some of them. Standard library only; the same bytes every time.
 
 Which country is asked for what in val and test is asked nowhere else, whatever the wording. A conversation is what the three agents of
 `pipelines/agents/sql_langgraph.py` say one after the other: a query, whether it is right, and where it is not, another query.
@@ -13,7 +13,6 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COUNTRIES = 40
 COUNTS = {"val": 40, "test": 60, "train": 200}
 
 # Wordings, the query that answers them, what is mistaken for it, and how often the query is right at first. A mistake gives another answer, no
@@ -40,8 +39,8 @@ MENDED = 0.3
 
 def countries(database):
     rows = database.execute("select name, capital from country order by population desc").fetchall()
-    plain = [(name, capital) for name, capital in rows if name.isascii() and name.isalpha() and capital.isascii() and capital.isalpha()]
-    return sorted(plain[:COUNTRIES])
+    plain = lambda word: word.isascii() and word.isalpha()
+    return sorted((name, capital) for name, capital in rows if plain(name) and plain(capital) and name != capital)
 
 
 def answer(database, query):
@@ -72,15 +71,16 @@ def main():
         for (wordings, query, mistake, share), (name, capital) in taken:
             fill = {"name": name, "capital": capital}
             right, wrong = query.format(**fill), mistake.format(**fill)
-            assert answer(database, right) and answer(database, right) != answer(database, wrong)
-            for wording in wordings if rest else [source.choice(wordings)]:
-                task = {"input": wording.format(**fill), "expected": right, "split": split}
-                tasks.append(task)
-                if rest:
-                    said = conversation(source, database, right, wrong, share)
-                    worth = float(answer(database, said[-1] if len(said) == 3 else said[0]) == answer(database, right))
-                    messages = [{"role": "user", "content": task["input"]}] + [{"role": "assistant", "content": text} for text in said]
-                    talks.append({"messages": messages, "reward": worth, "task_id": f"warm-{len(talks):03}", "split": "train"})
+            assert answer(database, right)
+            if answer(database, right) == answer(database, wrong):
+                continue
+            task = {"input": source.choice(wordings).format(**fill), "expected": right, "split": split}
+            tasks.append(task)
+            if rest:
+                said = conversation(source, database, right, wrong, share)
+                worth = float(answer(database, said[-1] if len(said) == 3 else said[0]) == answer(database, right))
+                messages = [{"role": "user", "content": task["input"]}] + [{"role": "assistant", "content": text} for text in said]
+                talks.append({"messages": messages, "reward": worth, "task_id": f"warm-{len(talks):03}", "split": "train"})
     kept = []
     for split, count in COUNTS.items():
         of_split = [task for task in tasks if task["split"] == split]

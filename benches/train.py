@@ -143,6 +143,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--checkpointing", nargs="+", choices=["never", "always"], default=["never", "always"], help="of PyTorch")
+    parser.add_argument("--activations", type=int, nargs="*", default=[900], help="MiB that the forest's activations may take, beside all and none")
     parser.add_argument("--binary", help="a built benches/train.rs; `cargo bench` builds one otherwise")
     parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
     arguments = parser.parse_args()
@@ -169,7 +170,9 @@ def main():
             for style in ["padded", "sorted"]:
                 cases = [(c, b) for b in arguments.micro_batches for c in arguments.checkpointing]
                 results |= {f"{style}, {b} rows, checkpointing {c}": plain(style, c, b) for c, b in cases}
-            results = {f"forest, checkpointing {c}": forest(c) for c in ["never", "always"]} | results
+            forests = {f"forest, checkpointing {c}": forest(c) for c in ["never", "always"]}
+            forests |= {f"forest, activations in {mebibytes} MiB": forest(mebibytes) for mebibytes in arguments.activations}
+            results = forests | results
             best_of = lambda style: min((r for what, r in results.items() if what.startswith(style)), key=lambda r: min(r["seconds"]))
             padded, in_order = best_of("padded"), best_of("sorted")
             trie = results["forest, checkpointing never"]["trie_tokens"]

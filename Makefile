@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(FULGURITE_CACHE)/target
 endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help prerequisites libtorch models build demo learn bench test peers
+.PHONY: help prerequisites libtorch models build demo learn bench test peers fuzz
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -42,3 +42,6 @@ test: libtorch ## everything that must hold: format, lints, tests, docs, the REA
 
 peers: libtorch ## tests against peers that are too heavy for every run: Azurite, transformers, peft, llama.cpp, Agent Lightning
 	@scripts/peers.sh
+
+fuzz: ## fuzz the readers, a minute each (FUZZ_SECONDS=900: longer); needs a nightly toolchain and cargo-fuzz
+	@scripts/fuzz.sh

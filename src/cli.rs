@@ -90,6 +90,9 @@ pub enum Command {
         /// Exit with 1 and commit nothing where more records are set aside: a number, or a share such as 5%
         #[arg(long, value_name = "N")]
         max_rejects: Option<String>,
+        /// Also read the files that the batch was read from before: late spans join the rollouts that they belong to
+        #[arg(long)]
+        add: bool,
         /// Then derive, air and credit, as `fulgurite build` does, in the same process
         #[arg(long)]
         build: bool,
@@ -267,7 +270,7 @@ pub fn parse() -> Cli {
 pub fn run(cli: Cli) -> Result<u8> {
     let Cli { globals, command } = cli;
     match command {
-        Command::Ingest { paths, max_rejects, build, since, until } => {
+        Command::Ingest { paths, max_rejects, add, build, since, until } => {
             let reporter = Reporter { globals: globals.clone() };
             let (context, summary) = globals.on_batch(Opening::Make, async |context| {
                 let ingest = &mut context.config.ingest;
@@ -275,7 +278,7 @@ pub fn run(cli: Cli) -> Result<u8> {
                 for (setting, given) in given {
                     *setting = given.unwrap_or(std::mem::take(setting));
                 }
-                let read = ingest::run(context, &paths).await?;
+                let read = if add { ingest::add(context, &paths).await? } else { ingest::run(context, &paths).await? };
                 // What would be read is not there to build on.
                 if !build || read.status == "would_run" {
                     return Ok(read);

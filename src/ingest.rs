@@ -8,9 +8,9 @@
 //! Files and blocks of one file are read in parallel. Memory is bounded whatever the size of the input: a block of a few megabytes for
 //! each thread, then one partition of whole rollouts for each thread. What is written does not depend on which thread read what.
 
-mod blocks;
 mod columns;
 mod decode;
+mod earlier;
 mod partition;
 mod period;
 mod reading;
@@ -31,6 +31,7 @@ use crate::exit::Fault;
 use crate::lake::{Input, Lineage, Run};
 use crate::stage::{Context, Summary, counted};
 use columns::RejectRow;
+use earlier::Earlier;
 use period::Period;
 use source::Source;
 
@@ -65,14 +66,39 @@ impl Default for IngestConfig {
 
 /// Reads every file that `paths` name into the batch. The paths of a batch are given together: another set of files replaces it.
 pub async fn run(context: &Context, paths: &[String]) -> Result<Summary> {
+    read(context, paths, Earlier::Replace).await
+}
+
+/// As [`run`], with the files that the batch was read from before.
+///
+/// # Errors
+/// Among others: one of those files is not there any more ([`Fault::Failed`]).
+pub async fn add(context: &Context, paths: &[String]) -> Result<Summary> {
+    read(context, paths, Earlier::Keep).await
+}
+
+async fn read(context: &Context, paths: &[String], earlier: Earlier) -> Result<Summary> {
     let started = Instant::now();
     let limit = Limit::parse(&context.config.ingest.max_rejects)?;
     let period = Period::parse(&context.config.ingest.since, &context.config.ingest.until)?;
-    let sources = source::find(paths).await?;
-    let threads = context.config.threads();
-    let (sources, inputs) = tokio::task::spawn_blocking(move || inputs(sources, threads)).await??;
-
     let run = context.lake.begin("ingest", &context.batch).await?;
+    let before = run.previous().map_or_else(Vec::new, |manifest| manifest.lineage.inputs.clone());
+    let mut sources = source::find(paths).await?;
+    if earlier == Earlier::Keep {
+        sources.extend(earlier::missing(&before, &sources).await?);
+        sources.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    let threads = context.config.threads();
+    let runtime = Handle::current();
+    let kept = if earlier == Earlier::Keep { before.clone() } else { Vec::new() };
+    let (sources, inputs) = tokio::task::spawn_blocking(move || -> Result<_> {
+        let inputs = inputs(&sources, threads)?;
+        earlier::check(&kept, &sources, &inputs, &runtime)?;
+        Ok((sources, inputs))
+    })
+    .await??;
+    let left_out = earlier::left_out(&before, &inputs);
+
     let lineage = Lineage { inputs, ..Lineage::new("ingest", serde_json::to_value(&context.config.ingest)?)? };
     let freshness = lineage.freshness(run.previous());
     if let Some(summary) =
@@ -83,8 +109,14 @@ pub async fn run(context: &Context, paths: &[String]) -> Result<Summary> {
     let work = Work { context, run: &run, sources: &sources, limit, period, runtime: Handle::current() };
     let worked = tokio::task::block_in_place(|| work.pool()?.install(|| work.all()));
     match worked.and_then(|outcome| context.stop.check().map(|()| outcome).map_err(Into::into)) {
-        Ok(outcome) => {
+        Ok(mut outcome) => {
             let manifest = run.commit(lineage, outcome.counts).await?;
+            if left_out > 0 {
+                let files = counted(left_out, "files");
+                outcome
+                    .warnings
+                    .push(format!("{files} of before not given again: their spans are gone from the batch (`--add` keeps them)"));
+            }
             Ok(Summary { warnings: outcome.warnings, ..Summary::of(&manifest, "done", started) })
         }
         Err(error) => {
@@ -126,15 +158,14 @@ impl Limit {
 }
 
 /// Names, sizes and hashes of the files: what decides whether the batch is fresh.
-fn inputs(sources: Vec<Source>, threads: usize) -> Result<(Vec<Source>, Vec<Input>)> {
+fn inputs(sources: &[Source], threads: usize) -> Result<Vec<Input>> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let hashed: Result<Vec<Input>> = pool.install(|| {
+    pool.install(|| {
         let input = |source: &Source| {
             Ok(Input { name: source.name.clone(), tables: Vec::new(), hash: source.hash()?, size_bytes: source.size_bytes })
         };
         sources.par_iter().map(input).collect()
-    });
-    Ok((sources, hashed?))
+    })
 }
 
 /// One run over its files.

@@ -7,13 +7,13 @@ use anyhow::Result;
 use rayon::prelude::*;
 use tokio::runtime::Handle;
 
-use super::blocks::{Block, Blocks};
 use super::columns::RejectRow;
 use super::rejects::Rejects;
 use super::source::Source;
 use super::spill::{Spill, Writer};
 use crate::progress::Bar;
 use crate::stage::Context;
+use crate::trace::blocks::{Block, Blocks};
 use crate::trace::container::{ReadOptions, Sink};
 use crate::trace::reject::Reject;
 use crate::trace::resolve::{Components, Joiner};

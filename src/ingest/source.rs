@@ -63,6 +63,17 @@ pub async fn find(paths: &[String]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
+/// The file or object that a batch was read from before, if it is still there.
+pub async fn find_again(name: &str) -> Result<Option<Source>> {
+    let mut found = Vec::new();
+    if let Some(url) = store_url(name) {
+        find_objects(&url, &mut found).await?;
+    } else if Path::new(name).is_file() {
+        found.push(local(Path::new(name)));
+    }
+    Ok(found.into_iter().find(|source| source.name == name))
+}
+
 impl Source {
     /// A reader from the first byte. Local files are not read ahead: callers read in large pieces.
     pub fn open(&self, runtime: &Handle) -> io::Result<Box<dyn Read + Send>> {

@@ -8,6 +8,7 @@
 //! attributes mean (OpenTelemetry GenAI, OpenInference, Traceloop, ...). A new convention is one small file.
 
 pub mod attributes;
+pub mod blocks;
 pub mod container;
 pub mod convention;
 pub mod detect;
@@ -20,6 +21,8 @@ pub mod resolve;
 #[cfg(test)]
 mod samples;
 mod scan;
+#[cfg(fuzzing)]
+pub use scan::second::agrees as scan_agrees;
 pub mod span;
 pub mod split;
 pub mod time;

@@ -196,15 +196,15 @@ impl<'a> Scan<'a> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
+/// `serde_json`'s opinion, for tests and fuzz targets.
+#[cfg(any(test, fuzzing))]
+pub mod second {
     use serde_json::value::RawValue;
 
+    use super::{integers, members};
+
     /// Whether `serde_json` reads the text as an object, with the members that it finds.
-    fn expected(json: &str) -> Option<Vec<(String, String)>> {
+    pub fn expected(json: &str) -> Option<Vec<(String, String)>> {
         struct Members(Vec<(String, String)>);
         impl<'de> serde::Deserialize<'de> for Members {
             fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
@@ -228,11 +228,23 @@ mod tests {
         serde_json::from_str::<Members>(json).ok().map(|members| members.0)
     }
 
-    fn agrees(json: &str) -> bool {
+    /// Whether what is here reads of a text is what `serde_json` reads.
+    pub fn agrees(json: &str) -> bool {
+        if integers(json) != serde_json::from_str(json).ok() {
+            return false;
+        }
         let Some((found, _)) = members(json, None) else { return true };
         let found: Vec<_> = found.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Some(found) == expected(json)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::second::{agrees, expected};
+    use super::*;
 
     #[test]
     fn members_are_those_that_serde_finds() {

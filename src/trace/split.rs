@@ -63,7 +63,7 @@ impl Scanner {
                 start = at;
                 line += newlines(&text[counted..at]);
                 counted = at;
-            } else if byte == b'{' && !self.garbage && !matches!(self.latest, b'[' | b',' | b':') {
+            } else if byte == b'{' && (self.garbage || !matches!(self.latest, b'[' | b',' | b':')) {
                 pieces.push(Piece::Garbage { range: start..at, line });
                 self.give_up();
                 open = false;
@@ -72,8 +72,8 @@ impl Scanner {
             }
             at += 1;
             if self.garbage {
-                // Until the line or the next record begins.
-                if byte == b'\n' || text.get(at) == Some(&b'{') {
+                // Until the line ends or the next record begins.
+                if byte == b'\n' {
                     pieces.push(Piece::Garbage { range: start..at, line });
                     open = false;
                     start = at;
@@ -177,6 +177,8 @@ mod tests {
         check("[]", &[], &[]);
         check("\u{feff}{\"a\":1}", &[("{\"a\":1}", 0)], &[]);
         check("oops\n{\"a\":1}", &[("{\"a\":1}", 1)], &["oops"]);
+        // Found by fuzzing: a step that ended before the brace took it for more of what stands before it.
+        check("oops{\"a\":1}", &[("{\"a\":1}", 0)], &["oops"]);
         check("{\"a\":1", &[], &[]);
     }
 

@@ -310,6 +310,106 @@ fn a_score_that_comes_a_day_later_makes_its_batch_stale() {
     assert_eq!(bench.rows("select count(*) as calls from calls"), [json!({"calls": 1})]);
 }
 
+/// A run of one trace: a session, three calls and their tools, ten seconds each, and a reward; by time.
+fn rotated_run() -> Vec<String> {
+    let id = |number: u32| format!("{number:016x}");
+    let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
+    let at = |number: u32, more: Value| {
+        let start_ns = 1_795_305_600_000_000_000 + i64::from(number) * 10_000_000_000;
+        let mut extra =
+            json!({"startTimeUnixNano": format!("{start_ns}"), "endTimeUnixNano": format!("{}", start_ns + 5_000_000_000)});
+        extra.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        span(7, number, extra)
+    };
+    let mut lines = vec![at(1, json!({"name": "run", "attributes": [text("gen_ai.operation.name", "invoke_agent")]}))];
+    for number in [2, 4, 6] {
+        lines.push(at(number, json!({"parentSpanId": id(1)})));
+        let tool = [text("gen_ai.operation.name", "execute_tool"), text("gen_ai.tool.name", "f")];
+        lines.push(at(number + 1, json!({"parentSpanId": id(1), "name": "execute_tool f", "attributes": tool})));
+    }
+    let reward = [
+        text("agentlightning.reward.0.name", "primary"),
+        json!({"key": "agentlightning.reward.0.value", "value": {"doubleValue": 1.0}}),
+    ];
+    lines.push(at(8, json!({"parentSpanId": id(1), "name": "agentlightning.annotation", "attributes": reward})));
+    lines
+}
+
+#[test]
+fn a_rollout_over_rotated_files_is_one_whatever_their_order() {
+    let lines = rotated_run();
+    let told = "select rollout_id, seq, span_id, depth, kind, name, start_ns from spans order by rollout_id, seq";
+    let check = |pieces: [usize; 3], order: [usize; 3]| {
+        let bench = Bench::new();
+        let text = |from: usize, to: usize| lines[from..to].join("\n") + "\n";
+        let oldest = bench.write("trace.jsonl.2.gz", gzip(text(0, pieces[0]).as_bytes()));
+        let older = bench.write("trace.jsonl.1", text(pieces[0], pieces[0] + pieces[1]));
+        let newest = bench.write("trace.jsonl", text(pieces[0] + pieces[1], pieces.iter().sum()));
+        let files = [&newest, &older, &oldest];
+        let summary = bench.ingest(&order.map(|file| files[file].as_path()));
+        assert_eq!(summary["rows"]["spans"], 8);
+        bench.rows(told)
+    };
+    let expected = check([8, 0, 0], [0, 1, 2]);
+    let order: Vec<String> = expected.iter().map(|row| row["span_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(order, (1..=8).map(|number| format!("{number:016x}")).collect::<Vec<_>>());
+    assert!(expected.iter().all(|row| row["rollout_id"] == expected[0]["rollout_id"]));
+    for (pieces, order) in [([3, 3, 2], [0, 1, 2]), ([3, 3, 2], [2, 0, 1]), ([1, 6, 1], [1, 2, 0])] {
+        assert_eq!(check(pieces, order), expected, "{pieces:?} given as {order:?}");
+    }
+}
+
+#[test]
+fn late_spans_join_the_rollout_of_before() {
+    let bench = Bench::new();
+    let lines = rotated_run();
+    let text = |from: usize, to: usize| lines[from..to].join("\n") + "\n";
+    let run = |arguments: &[&str]| {
+        let output = bench.run(&[arguments, &["--batch", "b", "--json", "--quiet"]].concat());
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), summary, String::from_utf8(output.stderr).unwrap())
+    };
+    let found = || {
+        run(&["derive"]);
+        let query = "select (select count(*) from spans) as spans, (select count(*) from calls) as calls, (select count(*) from rollouts) as rollouts, \
+                     (select sum(reward) from rollouts) as reward";
+        let row = bench.rows(query).remove(0);
+        [&row["spans"], &row["calls"], &row["rollouts"], &row["reward"]].map(|value| value.as_f64().unwrap_or(-1.0))
+    };
+    let trace = bench.write("trace.jsonl", text(0, 3));
+    let trace = trace.to_str().unwrap();
+    assert_eq!(run(&["ingest", trace]).0, Some(0));
+    assert_eq!(found(), [3.0, 1.0, 1.0, -1.0]);
+
+    // A file that comes later; said again, nothing is to do.
+    let late = bench.write("late.jsonl", text(7, 8));
+    let late = late.to_str().unwrap();
+    assert_eq!(run(&["ingest", late, "--add"]).1["status"], "done");
+    assert_eq!(run(&["ingest", late, "--add"]).1["status"], "nothing_to_do");
+    assert_eq!(found(), [4.0, 1.0, 1.0, 1.0]);
+
+    // The file of before has grown.
+    bench.write("trace.jsonl", text(0, 5));
+    assert_eq!(run(&["ingest", late, "--add"]).1["rows"]["spans"], 6);
+    assert_eq!(found(), [6.0, 2.0, 1.0, 1.0]);
+
+    // It was rotated: under its name stands another file now.
+    let rotated = bench.write("trace.jsonl.1.gz", gzip(text(0, 5).as_bytes()));
+    bench.write("trace.jsonl", text(5, 7));
+    let (code, _, message) = run(&["ingest", trace, "--add"]);
+    assert!(code == Some(1) && message.contains("trace.jsonl`"), "{code:?} {message}");
+    assert_eq!(found(), [6.0, 2.0, 1.0, 1.0]);
+    assert_eq!(run(&["ingest", trace, rotated.to_str().unwrap(), "--add"]).1["rows"]["spans"], 8);
+    assert_eq!(found(), [8.0, 3.0, 1.0, 1.0]);
+
+    // Without `--add` the batch is the files that are given.
+    let (code, replaced, _) = run(&["ingest", trace]);
+    assert_eq!((code, &replaced["rows"]["spans"]), (Some(0), &json!(2)));
+    assert!(replaced["warnings"][0].as_str().unwrap().starts_with("2 files of before"), "{replaced}");
+    std::fs::remove_file(trace).unwrap();
+    assert_eq!(run(&["ingest", late, "--add"]).0, Some(1));
+}
+
 #[test]
 fn ten_thousand_files_need_few_at_a_time() {
     let bench = Bench::new();

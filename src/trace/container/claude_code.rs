@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::record::{parse, take_id, take_time};
 use super::{Keys, ReadOptions, Sink, dialogue, session};
 use crate::trace::attributes::{Attributes, Value};
-use crate::trace::message::{Message, Role, ToolCallRequest, read_messages};
+use crate::trace::message::{Message, Role, ToolCallRequest, messages_to_json, read_messages};
 use crate::trace::object::Object;
 use crate::trace::openai::read_usage;
 use crate::trace::reject::Reject;
@@ -75,13 +75,20 @@ enum Said {
 
 /// Calls and tools of one session.
 pub fn complete(spans: Vec<Span>) -> Vec<Span> {
-    let mut known = HashSet::new();
+    let mut known: HashMap<String, Box<str>> = HashMap::new();
     let mut whole = Vec::new();
     let mut lines: Vec<Line> = Vec::new();
-    // The same line stands in the files of all sessions that went on from it.
-    for span in spans.into_iter().filter(|span| known.insert(span.span_id.clone())) {
+    for span in spans {
         let text = span.part_json.clone().unwrap_or_default();
         let Ok(record) = Attributes::from_json(&text) else { continue };
+        if let Some(other) = known.get(&span.span_id) {
+            // The same line stands in the files of all sessions that went on from it. What says something else is no line of the session.
+            if *other != text {
+                whole.push(session::kept(span, &record));
+            }
+            continue;
+        }
+        known.insert(span.span_id.clone(), text.clone());
         match line(span, record) {
             Ok(line) => lines.push(line),
             Err(kept) => whole.push(Span { order: Some(format!("{:09}", lines.len())), ..*kept }),
@@ -210,6 +217,7 @@ impl<'a> Session<'a> {
         let names = self.agents();
         let mut prompts_bytes = 0;
         let mut spans = Vec::new();
+        let mut told = vec![false; self.lines.len()];
         for (index, line) in self.lines.iter().enumerate() {
             let place = |span: &mut Span, position: usize| {
                 span.order = Some(format!("{index:09}.{position:04}"));
@@ -228,7 +236,7 @@ impl<'a> Session<'a> {
                     span.span_id = response.clone();
                     span.name = "call".to_owned();
                     span.kind = Kind::Llm;
-                    let prompt = self.prompt(index);
+                    let prompt = self.prompt(index, &mut told);
                     prompts_bytes += prompt.iter().map(dialogue::size_of).sum::<usize>();
                     if let Some(llm) = span.llm.as_deref_mut()
                         && prompts_bytes <= dialogue::MAX_PROMPTS_BYTES
@@ -247,6 +255,8 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        let unanswered = self.lines.iter().enumerate().filter(|(index, _)| !told[*index]);
+        spans.extend(unanswered.filter_map(|(index, line)| unanswered_words(line, index)));
         spans
     }
 
@@ -293,8 +303,8 @@ impl<'a> Session<'a> {
         }));
     }
 
-    /// What the response that begins at a line was told.
-    fn prompt(&self, index: usize) -> Vec<Message> {
+    /// What the response that begins at a line was told. Marks the lines that say it.
+    fn prompt(&self, index: usize, told_lines: &mut [bool]) -> Vec<Message> {
         let mut path = Vec::new();
         let mut seen = HashSet::new();
         let mut at = self.parent(index);
@@ -306,6 +316,7 @@ impl<'a> Session<'a> {
         let mut told = HashSet::new();
         let mut prompt = Vec::new();
         for line in path {
+            told_lines[line] = true;
             match &self.lines[line].said {
                 Said::Answer { response, .. } => {
                     if !told.insert(response.as_str()) {
@@ -363,6 +374,20 @@ impl<'a> Session<'a> {
         }
         names
     }
+}
+
+/// The user's words that no call was told: a line for itself.
+fn unanswered_words(line: &Line, index: usize) -> Option<Span> {
+    let Said::Heard(messages) = &line.said else { return None };
+    let words: Vec<Message> = messages.iter().filter(|message| message.role != Role::Tool).cloned().collect();
+    // A line of results alone has its tools.
+    if words.is_empty() && !messages.is_empty() {
+        return None;
+    }
+    let rest = line.span.attributes_json.clone().unwrap_or_else(|| "{}".to_owned());
+    let mut rest = Attributes::from_json(&rest).unwrap_or_default();
+    rest.put("messages", Value::Json(messages_to_json(&words).into()));
+    Some(Span { order: Some(format!("{index:09}")), ..session::kept(line.span.clone(), &rest) })
 }
 
 #[cfg(test)]
@@ -430,6 +455,21 @@ mod tests {
             ("d", Some("c"), r#""type":"assistant","message":{"id":"m3","role":"assistant","content":"x"}"#),
         ]);
         assert_eq!(spans[1].llm.as_deref().unwrap().input.len(), 2);
+    }
+
+    #[test]
+    fn words_that_nobody_answered_are_kept() {
+        // Found by fuzzing: a session without a call had no row at all.
+        let spans = calls(&[("a", None, QUESTION)]);
+        assert_eq!(spans.len(), 1);
+        assert_eq!(spans[0].attributes_json.as_deref(), Some(r#"{"messages":[{"role":"user","content":"q"}]}"#));
+        let more = r#""type":"user","message":{"role":"user","content":"and then?"}"#;
+        let spans = calls(&[("a", None, QUESTION), ("b", Some("a"), ANSWERS), ("c", Some("b"), more)]);
+        let kinds: Vec<(Kind, u64)> = spans.iter().map(|span| (span.kind, span.origin.line)).collect();
+        assert_eq!(kinds, [(Kind::Llm, 2), (Kind::Other, 3)]);
+        // What says something else under the id of a line that is known.
+        let spans = calls(&[("a", None, QUESTION), ("b", Some("a"), ANSWERS), ("b", Some("a"), more)]);
+        assert_eq!(spans.len(), 2);
     }
 
     #[test]

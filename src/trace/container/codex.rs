@@ -86,7 +86,14 @@ pub fn complete(spans: Vec<Span>) -> Vec<Span> {
     let file = first.origin.file;
     let known: BTreeSet<Box<str>> =
         spans.iter().filter(|span| span.origin.file == file).filter_map(|span| span.part_json.clone()).collect();
-    let mut talk = Talk { dialogue: Dialogue::new(run), open: None, model: None, exit_codes: HashMap::new(), whole: Vec::new() };
+    let mut talk = Talk {
+        dialogue: Dialogue::new(run),
+        open: None,
+        unanswered: Vec::new(),
+        model: None,
+        exit_codes: HashMap::new(),
+        whole: Vec::new(),
+    };
     for span in spans {
         let text = span.part_json.clone().unwrap_or_default();
         if span.origin.file != file && known.contains(&text) {
@@ -104,6 +111,8 @@ struct Talk {
     dialogue: Dialogue,
     /// The response that is not at its end yet, and its first line.
     open: Option<(Span, Message)>,
+    /// What was told since the latest response.
+    unanswered: Vec<Span>,
     model: Option<String>,
     /// Of commands, by call id, where an event tells.
     exit_codes: HashMap<String, i32>,
@@ -137,28 +146,39 @@ impl Talk {
         }
         payload.fill_from(&record);
         payload.take("timestamp");
+        self.keep(span, &payload);
+    }
+
+    /// A line that is neither call nor tool, for itself.
+    fn keep(&mut self, span: Span, rest: &Attributes<'_>) {
         let order = self.dialogue.place(Kind::Other).order;
-        self.whole.push(Span { order, ..session::kept(span, &payload) });
+        self.whole.push(Span { order, ..session::kept(span, rest) });
     }
 
     fn item(&mut self, span: Span, text: &str) {
-        let mut messages = read_messages(text).unwrap_or_default();
-        let Some(said) = messages.pop() else { return };
-        match said.role {
-            Role::Assistant => match &mut self.open {
-                Some((first, whole)) => {
-                    whole.merge(said);
-                    first.end_ns = span.end_ns.or(first.end_ns);
+        let messages = read_messages(text).unwrap_or_default();
+        if messages.is_empty() {
+            let rest = Attributes::from_json(text).unwrap_or_default();
+            return self.keep(span, &rest);
+        }
+        for said in messages {
+            match said.role {
+                Role::Assistant => match &mut self.open {
+                    Some((first, whole)) => {
+                        whole.merge(said);
+                        first.end_ns = span.end_ns.or(first.end_ns);
+                    }
+                    None => self.open = Some((span.clone(), said)),
+                },
+                Role::Tool => {
+                    self.close();
+                    self.result(&span, said);
                 }
-                None => self.open = Some((span, said)),
-            },
-            Role::Tool => {
-                self.close();
-                self.result(span, said);
-            }
-            _ => {
-                self.close();
-                self.dialogue.hear(said);
+                _ => {
+                    self.close();
+                    self.dialogue.hear(said);
+                    self.unanswered.push(span.clone());
+                }
             }
         }
     }
@@ -167,19 +187,23 @@ impl Talk {
     fn close(&mut self) {
         let Some((line, said)) = self.open.take() else { return };
         let llm = Llm { provider: Some("openai".to_owned()), model: self.model.clone(), ..Llm::default() };
-        let choice = Choice { message: said.clone(), ..Choice::default() };
-        match self.dialogue.answer(choice, llm) {
-            Ok(span) => {
-                span.origin = line.origin;
-                (span.start_ns, span.end_ns, span.time_precision_ns) = (line.start_ns, line.end_ns, line.time_precision_ns);
-            }
-            // Prompts past the bound: the answer is history to those after it.
-            Err(_) => self.dialogue.hear(said),
+        let choice = Choice { message: said, ..Choice::default() };
+        let span = self.dialogue.answer_within_bounds(choice, llm);
+        span.origin = line.origin;
+        (span.start_ns, span.end_ns, span.time_precision_ns) = (line.start_ns, line.end_ns, line.time_precision_ns);
+        self.unanswered.clear();
+    }
+
+    /// Keeps what was told and not answered: the next call is not told it, or there is none.
+    fn give_up_waiting(&mut self) {
+        for line in std::mem::take(&mut self.unanswered) {
+            let text = line.part_json.clone().unwrap_or_default();
+            self.keep(line, &Attributes::from_json(&text).unwrap_or_default());
         }
     }
 
     /// `{"output", "metadata": {"exit_code"}}` in a string, or a text that begins with the exit code.
-    fn result(&mut self, line: Span, mut told: Message) {
+    fn result(&mut self, line: &Span, mut told: Message) {
         let mut exit_code = told.tool_call_id.as_ref().and_then(|id| self.exit_codes.remove(id));
         if let Some(object) = told.content.as_deref().and_then(Object::parse) {
             exit_code = exit_code.or_else(|| i32::try_from(object.object("metadata")?.integer("exit_code")?).ok());
@@ -227,6 +251,7 @@ impl Talk {
     /// A summary in the place of what was said.
     fn compacted(&mut self, payload: &Attributes<'_>) {
         self.close();
+        self.give_up_waiting();
         self.dialogue.forget();
         let history = payload.get("replacement_history").and_then(Value::as_text);
         let history = history.and_then(|history| read_messages(&history).ok()).unwrap_or_default();
@@ -238,6 +263,7 @@ impl Talk {
 
     fn finish(mut self) -> Vec<Span> {
         self.close();
+        self.give_up_waiting();
         let mut spans = self.dialogue.into_spans();
         spans.append(&mut self.whole);
         spans
@@ -300,6 +326,19 @@ mod tests {
         let tools: Vec<_> = spans.iter().filter_map(|span| span.tool.as_deref()).map(|tool| tool.exit_code).collect();
         assert_eq!(tools, [Some(2), Some(0)]);
         assert_eq!(spans[1].tool.as_deref().unwrap().result.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn what_nobody_answered_is_kept() {
+        // Found by fuzzing: these lines had no row at all.
+        let told = item(r#"{"type":"message","role":"user","content":[{"type":"input_text","text":"q"}]}"#);
+        let answer = item(r#"{"type":"message","role":"assistant","content":[{"type":"output_text","text":"a"}]}"#);
+        let check = |lines: &[&str], expected: &[(Kind, u64)]| {
+            let kinds: Vec<(Kind, u64)> = calls(lines).iter().map(|span| (span.kind, span.origin.line)).collect();
+            assert_eq!(kinds, expected, "{lines:?}");
+        };
+        check(&[&told], &[(Kind::Other, 1)]);
+        check(&[&told, &answer, &told], &[(Kind::Llm, 2), (Kind::Other, 3)]);
     }
 
     #[test]

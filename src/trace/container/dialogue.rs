@@ -89,16 +89,21 @@ impl Dialogue {
     /// # Errors
     /// The prompts of the run are longer together than [`MAX_PROMPTS_BYTES`].
     pub fn answer(&mut self, choice: Choice, llm: Llm) -> Result<&mut Span, Reject> {
-        self.prompts_bytes += self.heard_bytes;
-        if self.prompts_bytes > MAX_PROMPTS_BYTES {
+        if self.prompts_bytes + self.heard_bytes > MAX_PROMPTS_BYTES {
             let length = format!("{} messages", self.heard.len());
             return Err(Reject::bad_value("messages", &length, "a run whose prompts have at most 256 MiB together"));
         }
+        Ok(self.answer_within_bounds(choice, llm))
+    }
+
+    /// As [`Dialogue::answer`], but once the prompts are too long together, calls keep their answers and go without them.
+    pub fn answer_within_bounds(&mut self, choice: Choice, llm: Llm) -> &mut Span {
+        self.prompts_bytes += self.heard_bytes;
+        let input = if self.prompts_bytes > MAX_PROMPTS_BYTES { Vec::new() } else { self.heard.clone() };
         let mut span = self.place(Kind::Llm);
-        let input = self.heard.clone();
         self.hear(choice.message.clone());
         span.llm = Some(Box::new(Llm { input, choices: vec![choice], ..llm }));
-        Ok(self.push(span))
+        self.push(span)
     }
 
     /// A tool that ran, and what the next call is told of it. A result without an id is that of the only request.
@@ -196,6 +201,9 @@ mod tests {
         dialogue.hear(long);
         let answer = |dialogue: &mut Dialogue| dialogue.answer(Choice::default(), Llm::default()).map(drop);
         assert!((0..3).all(|_| answer(&mut dialogue).is_ok()));
+        // Its answers may be kept without their prompts.
         assert!(answer(&mut dialogue).is_err());
+        let alone = dialogue.answer_within_bounds(Choice::default(), Llm::default());
+        assert_eq!(alone.llm.as_deref().unwrap().input, []);
     }
 }

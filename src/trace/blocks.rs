@@ -3,14 +3,14 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-use crate::trace::container::{ReadOptions, Sink, read_json, read_proto};
-use crate::trace::detect::{Layout, ZSTD_MAGIC, layout};
-use crate::trace::reject::{MAX_RAW_BYTES, Reject};
-use crate::trace::span::Origin;
-use crate::trace::split::{Piece, Scanner, newlines};
+use super::container::{ReadOptions, Sink, read_json, read_proto};
+use super::detect::{Layout, ZSTD_MAGIC, layout};
+use super::reject::{MAX_RAW_BYTES, Reject};
+use super::span::Origin;
+use super::split::{Piece, Scanner, newlines};
 
 /// Decompressed bytes in a block, unless one record is larger.
-const BLOCK_BYTES: usize = 2 << 20;
+const BLOCK_BYTES: usize = if cfg!(fuzzing) { 256 } else { 2 << 20 };
 /// What is looked at to find the layout.
 const START_BYTES: usize = 64 << 10;
 

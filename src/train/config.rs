@@ -51,8 +51,11 @@ pub struct TrainConfig {
     pub max_kl: Option<f64>,
     /// Distinct tokens that go through the model at once. Changes speed and memory, and nothing else.
     pub micro_batch_tokens: usize,
-    /// Whether activations are computed again for the backward pass: `auto` where they would take more than 2 GiB, or than is free.
+    /// Whether activations are computed again for the backward pass: `auto` in as many layers as `activation_mib` asks for.
     pub activation_checkpointing: ActivationCheckpointing,
+    /// Most that activations kept for the backward pass may take where `activation_checkpointing` is `auto`, in MiB; never more than is free. Less
+    /// of it is slower: those of the first layers are computed again.
+    pub activation_mib: u64,
     /// cpu, cuda, or cuda:1 and so on; auto takes the first GPU, where there is one.
     pub device: String,
     /// What the model computes in; auto is bf16 on a GPU and f32 on a CPU.
@@ -93,6 +96,7 @@ impl Default for TrainConfig {
             max_kl: None,
             micro_batch_tokens: 8192,
             activation_checkpointing: ActivationCheckpointing::default(),
+            activation_mib: 2048,
             device: "auto".to_owned(),
             compute: Compute::default(),
             seed: 0,

@@ -80,7 +80,7 @@ pub fn forest_options(config: &TrainConfig) -> Options<'static> {
         ActivationCheckpointing::Always => Checkpointing::Always,
         ActivationCheckpointing::Never => Checkpointing::Never,
     };
-    Options { checkpointing, ..Options::default() }
+    Options { checkpointing, activation_bytes: config.activation_mib.saturating_mul(1 << 20), ..Options::default() }
 }
 
 /// Fails before anything large is loaded where a step cannot fit this machine's free memory. Says nothing of a GPU, which refuses by itself.

@@ -3,6 +3,7 @@
 -- reads   tool_calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- Weighs nothing unless told otherwise: an empty answer can be the right one.
 

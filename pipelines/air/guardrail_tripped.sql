@@ -3,6 +3,7 @@
 -- reads   spans, calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- A guardrail has tripped where its span failed or says `triggered`. It is given to the call before it, the same agent's
 -- where there is one. A guardrail before every call judged the user's input: the policy did nothing, nothing is found.

@@ -3,6 +3,7 @@
 -- reads   tool_calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- Counts beside `tool_error` where the tool failed for it: the mistake was the model's own, and cost a call.
 

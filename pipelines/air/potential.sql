@@ -3,6 +3,7 @@
 -- reads   air_findings, calls
 -- writes  air_rewards
 -- grain   rollout_id, step, rule, evidence_span_id
+-- within  rollout_id
 -- params  $cap Float64                -- bound of the potential, in units of reward
 --         $gamma Float64              -- discount per call, that of credit, 0 to 1
 --

@@ -3,6 +3,7 @@
 -- reads   tool_calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- One finding ends each streak of failures of a tool, at the first later step in which the tool succeeds. A success beside
 -- the failure, in the same step, is no recovery: the model had not seen the failure. The value is the weight, but at most

@@ -3,6 +3,7 @@
 -- reads   calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- A request that failed has no response either: that is the server's fault, not the policy's, and is left out.
 

@@ -3,6 +3,7 @@
 -- reads   tool_calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- Every occurrence after the first is found, so that asking n times costs n - 1 weights. Handoffs take no arguments
 -- and may happen twice: status `control` is left out.

@@ -3,6 +3,7 @@
 -- reads   air_findings, calls
 -- writes  air_rewards
 -- grain   rollout_id, step, rule, evidence_span_id
+-- within  rollout_id
 -- params  $cap Float64                -- most that the absolute values of a rollout's rewards may sum to, in units of reward
 --
 -- `value = weight * min(1, cap / sum |weight|)`: two rollouts whose outcomes differ by more than twice the cap keep their order.

@@ -3,6 +3,7 @@
 -- reads   tool_calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- `status` comes from the ladder of evidence of ingest: a handoff or an interrupt is `control`, and no failure.
 

@@ -3,6 +3,7 @@
 -- reads   calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 
 select c.rollout_id, c.call_id, w.rule, w.weight as value, c.call_id as evidence_span_id
 from calls as c

@@ -3,6 +3,7 @@
 -- reads   tool_calls, air_weights
 -- writes  air_findings
 -- grain   rollout_id, call_id, evidence_span_id
+-- within  rollout_id
 --
 -- Where the trace does not say what was offered, `offered` is null and nothing is found.
 

@@ -2,6 +2,7 @@
 --
 -- reads   air_rewards
 -- audits  air_rewards
+-- within  rollout_id
 
 select rollout_id, call_id, rule, evidence_span_id
 from air_rewards

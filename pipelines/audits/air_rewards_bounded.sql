@@ -2,6 +2,7 @@
 --
 -- reads   air_rewards
 -- audits  air_rewards
+-- within  rollout_id
 -- params  $cap Float64                -- most that the absolute values of a rollout's rewards may sum to, in units of reward
 --         $potential Boolean          -- the rewards are the shaping of a potential, which is bounded call by call
 

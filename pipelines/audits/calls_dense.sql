@@ -2,6 +2,7 @@
 --
 -- reads   calls
 -- audits  calls
+-- within  rollout_id
 
 select rollout_id, count(*) as calls, min(step) as first_step, max(step) as last_step
 from calls

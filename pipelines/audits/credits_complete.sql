@@ -2,6 +2,7 @@
 --
 -- reads   credits, calls
 -- audits  credits
+-- within  rollout_id
 
 select c.rollout_id, c.call_id
 from calls as c

@@ -2,6 +2,7 @@
 --
 -- reads   credits
 -- audits  credits
+-- within  rollout_id
 
 select rollout_id, call_id, verdict, advantage
 from credits

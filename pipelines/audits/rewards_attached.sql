@@ -2,6 +2,7 @@
 --
 -- reads   calls, rewards
 -- audits  rewards
+-- within  rollout_id
 
 select rewards.rollout_id, rewards.reward_id, rewards.call_id
 from rewards

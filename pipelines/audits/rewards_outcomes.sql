@@ -2,6 +2,7 @@
 --
 -- reads   rewards
 -- audits  rewards
+-- within  rollout_id
 
 select rollout_id, name, count(*) as outcomes
 from rewards

@@ -2,6 +2,7 @@
 --
 -- reads   transitions
 -- audits  transitions
+-- within  rollout_id
 
 select rollout_id, call_id, advantage, drop_reason
 from transitions

@@ -3,6 +3,7 @@
 -- reads   scored_calls, agent_weights
 -- writes  weights
 -- grain   rollout_id, call_id
+-- within  rollout_id
 --
 -- An agent without a weight has 1, as has a call whose agent is not known: they need no row.
 

@@ -3,6 +3,7 @@
 -- reads   scored_calls, weights, comparisons
 -- writes  credits
 -- grain   rollout_id, step
+-- within  rollout_id
 -- params  $method Utf8                -- name of the allocation
 --         $comparison Utf8            -- name of the comparison
 --         $level Utf8                 -- rollout, transition or row: what was compared

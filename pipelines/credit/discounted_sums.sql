@@ -3,6 +3,7 @@
 -- reads   terms
 -- writes  discounted_sums
 -- grain   rollout_id, step
+-- within  rollout_id
 -- params  $factor Float64             -- discount per call, 0 to 1
 --         $block Float64              -- calls in a block: at most as many as keep factor^block above 1e-100, at least 1
 --

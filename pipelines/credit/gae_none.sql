@@ -3,6 +3,7 @@
 -- reads   scored_calls, discounted_sums, values
 -- writes  estimates
 -- grain   rollout_id, step
+-- within  rollout_id
 --
 -- `A_t = sum (gamma * lambda)^(k-t) * td_error_k`; the return is A + V.
 -- Source: GAE (Schulman et al. 2016, arXiv 1506.02438), eq. 16.

@@ -3,6 +3,7 @@
 -- reads   scored_calls
 -- writes  weights
 -- grain   rollout_id, call_id
+-- within  rollout_id
 --
 -- Source: Agent Lightning (Luo et al. 2025, arXiv 2508.03680), section 3.3.
 

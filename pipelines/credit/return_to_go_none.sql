@@ -3,6 +3,7 @@
 -- reads   scored_calls, discounted_sums
 -- writes  estimates
 -- grain   rollout_id, step
+-- within  rollout_id
 
 select c.rollout_id, c.step, d.discounted_sum as return_value, cast(0 as double) as baseline, cast(1 as double) as scale,
        d.discounted_sum as advantage, c.verdict

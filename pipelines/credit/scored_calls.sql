@@ -3,6 +3,7 @@
 -- reads   calls, scored_rollouts, step_rewards
 -- writes  scored_calls
 -- grain   rollout_id, call_id
+-- within  rollout_id
 --
 -- In every join of `credit` the smaller side comes first: it is the one that is held in memory.
 

@@ -3,6 +3,7 @@
 -- reads   rollouts, calls, step_rewards, units
 -- writes  scored_rollouts
 -- grain   rollout_id
+-- within  rollout_id
 -- params  $missing_zero Boolean       -- a rollout that nobody stated a reward for is worth 0 (true), or is not compared (false)
 --         $overlong_tokens Float64    -- tokens of a response at which the overlong penalty is full
 --         $overlong_buffer Float64    -- tokens before that over which it grows, more than 0

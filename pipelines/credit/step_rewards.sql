@@ -3,6 +3,7 @@
 -- reads   rewards, reward_weights, air_rewards
 -- writes  step_rewards
 -- grain   rollout_id, call_id
+-- within  rollout_id
 -- params  $add_air Boolean            -- whether what `air` found counts
 --         $add_stated Boolean         -- whether rewards stated for a call count, beside the outcome
 --

@@ -3,6 +3,7 @@
 -- reads   scored_calls, values
 -- writes  terms
 -- grain   rollout_id, step
+-- within  rollout_id
 -- params  $gamma Float64              -- discount per call, 0 to 1
 --
 -- `V` after the last call is 0. A rollout of which any call has no value is left out: the estimate would skip what it lacks.

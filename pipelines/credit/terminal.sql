@@ -3,6 +3,7 @@
 -- reads   scored_calls
 -- writes  weights
 -- grain   rollout_id, call_id
+-- within  rollout_id
 
 select rollout_id, call_id, cast(case when step = calls - 1 then 1 else 0 end as double) as weight
 from scored_calls

@@ -3,6 +3,7 @@
 -- reads   calls, rollouts, credits, trained_agents
 -- writes  transitions
 -- grain   group_id, rollout_id, step
+-- within  rollout_id
 -- params  $all_agents Boolean         -- train every agent; false: those in trained_agents
 --         $keep_equal Boolean         -- calls whose rollout was compared with nothing that differs stay (true) or are dropped (false)
 --         $mask_truncated Utf8        -- none, call (a truncated response is dropped) or rollout (with it every call of its rollout)

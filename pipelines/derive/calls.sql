@@ -3,6 +3,7 @@
 -- reads   spans
 -- writes  calls
 -- grain   rollout_id, step
+-- within  rollout_id
 -- order   rollout_id, seq
 
 select

@@ -4,6 +4,7 @@
 -- reads   calls, stated_rewards
 -- writes  moments
 -- grain   rollout_id, seq
+-- within  rollout_id
 
 with rewarded as (
     select distinct rollout_id from stated_rewards where target is null and not is_final

@@ -5,6 +5,7 @@
 -- reads   reward_weights, rewards
 -- writes  outcomes
 -- grain   rollout_id
+-- within  rollout_id
 
 with weights as (
     select count(*) as weights from reward_weights

@@ -5,6 +5,7 @@
 -- reads   spans, stated_rewards
 -- writes  reward_links
 -- grain   rollout_id, reward_id
+-- within  rollout_id
 
 with linked as (
     select rollout_id, reward_id, target from stated_rewards where target is not null

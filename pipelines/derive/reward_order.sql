@@ -4,6 +4,7 @@
 -- reads   moments
 -- writes  reward_order
 -- grain   rollout_id, reward_id
+-- within  rollout_id
 
 with asked as (
     select rollout_id, id as reward_id, calls_ended from moments where not is_call

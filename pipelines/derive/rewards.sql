@@ -5,6 +5,7 @@
 -- reads   reward_links, reward_order, stated_rewards
 -- writes  rewards
 -- grain   rollout_id, reward_id
+-- within  rollout_id
 
 with attached as (
     select

@@ -8,6 +8,7 @@
 -- reads   calls, outcomes, run_facts, run_records, tool_calls
 -- writes  rollouts
 -- grain   rollout_id
+-- within  rollout_id
 
 with call_counts as (
     select

@@ -5,6 +5,7 @@
 -- reads   spans
 -- writes  run_facts
 -- grain   rollout_id
+-- within  rollout_id
 
 with spotted as (
     select

@@ -3,6 +3,7 @@
 -- reads   spans
 -- writes  run_records
 -- grain   rollout_id
+-- within  rollout_id
 
 with records as (
     select

@@ -3,6 +3,7 @@
 -- reads   spans
 -- writes  stated_rewards
 -- grain   rollout_id, reward_id
+-- within  rollout_id
 
 select
     rollout_id,

@@ -3,6 +3,7 @@
 -- reads   calls, spans
 -- writes  tool_calls
 -- grain   rollout_id, seq
+-- within  rollout_id
 
 with asked as (
     select rollout_id, call_id, step, agent from calls

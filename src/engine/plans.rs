@@ -4,17 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arrow::datatypes::Schema;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, TableScan};
 use datafusion::prelude::{SessionContext, ident};
 
 use super::builtin;
+use super::ranges::Range;
 use super::relation::Relation;
 use super::sql_file::SqlFile;
 use super::stage::SqlStage;
@@ -28,7 +30,15 @@ pub(super) struct Plans {
     /// How often each table or relation is read.
     reads: BTreeMap<String, usize>,
     /// What has been written so far, by name.
-    written: BTreeMap<String, Arc<dyn TableProvider>>,
+    written: BTreeMap<String, Written>,
+}
+
+/// What a name stands for once its turn has come.
+enum Written {
+    /// Rows of every range, or in one piece.
+    Rows(Vec<Arc<dyn TableProvider>>),
+    /// A plan that runs as part of its reader's, and whether that may be over a range of rollouts.
+    View(LogicalPlan, bool),
 }
 
 impl Plans {
@@ -60,26 +70,70 @@ impl Plans {
         self.reads.get(relation).copied().unwrap_or_default()
     }
 
-    /// From now on the name stands for these rows. Their columns are those of the stand-in.
-    pub(super) fn put(&mut self, name: &str, rows: Arc<dyn TableProvider>) {
-        self.written.insert(name.to_owned(), rows);
+    /// From now on the name stands for these rows: those of each range, or all in one piece. Their columns are those of the stand-in.
+    pub(super) fn put(&mut self, name: &str, rows: Vec<Arc<dyn TableProvider>>) {
+        self.written.insert(name.to_owned(), Written::Rows(rows));
     }
 
-    /// The plan over what has been written so far.
-    pub(super) fn over_written(&self, plan: &LogicalPlan) -> Result<LogicalPlan> {
+    /// From now on the name stands for the rows of a relation's plan, which its one reader computes.
+    pub(super) fn put_view(&mut self, relation: &Relation, plan: LogicalPlan) {
+        self.written.insert(relation.name.clone(), Written::View(plan, relation.is_within_rollouts()));
+    }
+
+    /// The plan over what has been written so far: over all of it, or over one range of rollouts with its number.
+    pub(super) fn over_written(&self, plan: &LogicalPlan, range: Option<(usize, &Range)>) -> Result<LogicalPlan> {
         let plan = plan.clone().transform_up_with_subqueries(|node| match &node {
-            LogicalPlan::TableScan(scan) => match self.written.get(scan.table_name.table()) {
-                Some(rows) => {
-                    let source = provider_as_source(Arc::clone(rows));
-                    let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), source, scan.projection.clone())?;
-                    Ok(Transformed::yes(scan.build()?))
-                }
-                None => Ok(Transformed::no(node)),
-            },
+            LogicalPlan::TableScan(scan) => Ok(Transformed::yes(self.scan(scan, range)?)),
             _ => Ok(Transformed::no(node)),
         })?;
         Ok(plan.data)
     }
+
+    /// Every row that was written under a name, where that was done by ranges.
+    pub(super) fn all_written(&self, name: &str) -> Result<LogicalPlan> {
+        match self.written.get(name) {
+            Some(Written::Rows(rows)) => Ok(union_of(TableReference::bare(name), rows, None)?),
+            _ => bail!("nothing was written as `{name}`"),
+        }
+    }
+
+    fn scan(&self, scan: &TableScan, range: Option<(usize, &Range)>) -> Result<LogicalPlan, DataFusionError> {
+        let name = || scan.table_name.clone();
+        let all = match (self.written.get(scan.table_name.table()), range) {
+            (None, _) => LogicalPlan::TableScan(scan.clone()),
+            (Some(Written::Rows(rows)), Some((number, _))) if rows.len() > 1 => {
+                return union_of(name(), &rows[number..=number], scan.projection.as_ref());
+            }
+            (Some(Written::Rows(rows)), _) => union_of(name(), rows, scan.projection.as_ref())?,
+            (Some(Written::View(plan, within_rollouts)), range) => {
+                let within = range.filter(|_| *within_rollouts);
+                let plan = self.over_written(plan, within).map_err(|error| DataFusionError::External(error.into()))?;
+                let plan = LogicalPlanBuilder::from(plan).alias(name())?.build()?;
+                if within.is_some() {
+                    return Ok(plan);
+                }
+                plan
+            }
+        };
+        match range {
+            Some((_, range)) => range.of(all),
+            None => Ok(all),
+        }
+    }
+}
+
+/// The rows of tables with equal columns, as those of one table.
+fn union_of(
+    name: TableReference,
+    tables: &[Arc<dyn TableProvider>],
+    projection: Option<&Vec<usize>>,
+) -> Result<LogicalPlan, DataFusionError> {
+    let scan = |rows: &Arc<dyn TableProvider>| {
+        LogicalPlanBuilder::scan(name.clone(), provider_as_source(Arc::clone(rows)), projection.cloned())
+    };
+    let (first, others) = tables.split_first().expect("what is kept has at least one part");
+    let all = others.iter().try_fold(scan(first)?, |all, rows| all.union(scan(rows)?.build()?))?;
+    if others.is_empty() { all.build() } else { all.alias(name)?.build() }
 }
 
 /// The columns of a table of the stage: its rows are read back as the table has them.

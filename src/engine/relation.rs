@@ -15,6 +15,13 @@ pub(super) struct Relation {
     pub(super) files: Vec<SqlFile>,
 }
 
+impl Relation {
+    /// Whether what it says of a rollout follows from that rollout's rows alone.
+    pub(super) fn is_within_rollouts(&self) -> bool {
+        self.files.iter().all(|file| file.header.within_rollouts)
+    }
+}
+
 /// What the files write, each after everything that it reads.
 ///
 /// * `known`: tables and relations that are there before any file runs.

@@ -34,13 +34,16 @@ pub struct EngineConfig {
     pub memory_mib: u64,
     /// Rows that the operators hand to each other at a time.
     pub batch_rows: usize,
+    /// Rows of a stage's largest input that it works on at a time, in whole rollouts and on as many such ranges at once as there are
+    /// threads; 0 takes everything at once.
+    pub range_rows: u64,
     /// Folder that is spilled to; the system's temporary directory where nothing is said.
     pub spill: Option<PathBuf>,
 }
 
 impl Default for EngineConfig {
     fn default() -> EngineConfig {
-        EngineConfig { memory_mib: 2048, batch_rows: 8192, spill: None }
+        EngineConfig { memory_mib: 2048, batch_rows: 8192, range_rows: 500_000, spill: None }
     }
 }
 

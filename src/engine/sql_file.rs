@@ -6,11 +6,13 @@
 //! -- reads   calls
 //! -- writes  weights
 //! -- grain   rollout_id, call_id
+//! -- within  rollout_id
 //! -- params  $gamma Float64              -- discount per call, 0 to 1
 //! ```
 //!
-//! `order` may be there too: columns that sort the rows as their table is sorted, at less cost. An audit says `audits <table>` instead of
-//! `writes` and `grain`. Here headers are only parsed. `check` holds them against the statement.
+//! `within rollout_id` promises that the rows of a rollout follow from that rollout's rows alone, so that a large batch can be worked on
+//! piece by piece. `order` may be there too: columns that sort the rows as their table is sorted, at less cost. An audit says `audits
+//! <table>` instead of `writes` and `grain`. Here headers are only parsed. `check` holds them against the statement.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +21,7 @@ use anyhow::{Context as _, Result};
 use arrow::datatypes::DataType;
 
 use super::builtin;
+use super::ranges::ROLLOUT_ID;
 use crate::exit::Fault;
 
 /// Folders of a pipeline that SQL files are looked for in.
@@ -50,6 +53,8 @@ pub struct Header {
     /// Columns that put the rows into the order of their table, where sorting by these costs less than by its own (a `row_number` has the
     /// order of what it counts, but the engine cannot know). Empty for the table's own. The order that comes out is checked either way.
     pub order: Vec<String>,
+    /// Whether what it says of a rollout follows from that rollout's rows alone.
+    pub within_rollouts: bool,
     pub params: Vec<Param>,
     /// The table that an audit watches over.
     pub audits: Option<String>,
@@ -165,7 +170,7 @@ impl Header {
         for line in text.lines().skip(1).map_while(|line| line.strip_prefix("--")).map(str::trim) {
             let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             match word {
-                "reads" | "writes" | "grain" | "order" | "params" | "audits" => {
+                "reads" | "writes" | "grain" | "within" | "order" | "params" | "audits" => {
                     if seen.contains(&word) {
                         return Err(format!("`{word}` stands in the header twice"));
                     }
@@ -207,6 +212,8 @@ impl Header {
             "reads" => self.reads.extend(names(text)),
             "grain" => self.grain.extend(names(text)),
             "order" => self.order.extend(names(text)),
+            "within" if text == ROLLOUT_ID => self.within_rollouts = true,
+            "within" => return Err(format!("`within` may say `{ROLLOUT_ID}`, not `{text}`")),
             "writes" | "audits" if text.contains([',', ' ']) => {
                 return Err(format!("`{key}` names one table, not `{text}`"));
             }
@@ -249,6 +256,7 @@ mod tests {
 --         calls
 -- writes  weights
 -- grain   rollout_id, call_id
+-- within  rollout_id
 -- params  $gamma Float64              -- discount per call, 0 to 1
 --         $floor Int64                -- smallest share, in percent
 
@@ -262,6 +270,7 @@ select 1
         assert_eq!(header.reads, ["calls", "rollouts"]);
         assert_eq!(header.writes, "weights");
         assert_eq!(header.grain, ["rollout_id", "call_id"]);
+        assert!(header.within_rollouts);
         let params: Vec<_> =
             header.params.iter().map(|param| (param.name.as_str(), &param.data_type, param.doc.as_str())).collect();
         let expected = [
@@ -281,6 +290,7 @@ select 1
             ("-- air/x: two targets.\n--\n-- writes t, u\n", "names one table"),
             ("-- air/x: twice.\n--\n-- writes t\n-- writes u\n", "twice"),
             ("-- air/x: type.\n--\n-- writes t\n-- grain a\n-- params $g Flaot -- doc\n", "unknown type `Flaot`"),
+            ("-- air/x: within.\n--\n-- writes t\n-- grain a\n-- within group_id\n", "may say `rollout_id`"),
             ("-- air/x: undocumented.\n--\n-- writes t\n-- grain a\n-- params $g Float64\n", "has no meaning"),
             ("-- air/x: audit.\n--\n-- audits t\n-- writes u\n", "an audit writes nothing"),
         ];

@@ -11,12 +11,15 @@ use arrow::util::pretty::pretty_format_batches;
 use datafusion::common::TableReference;
 use datafusion::datasource::MemTable;
 use datafusion::functions_aggregate::expr_fn::count;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::expr::Sort;
 use datafusion::prelude::{DataFrame, SessionContext, ident, lit};
 use datafusion::scalar::ScalarValue;
+use futures::{StreamExt, stream};
 use serde_json::Value;
 
 use super::plans::Plans;
+use super::ranges::{self, ROLLOUT_ID, Range};
 use super::relation::{Relation, in_order};
 use super::session;
 use super::sql_file::{SqlFile, SqlFiles};
@@ -25,7 +28,7 @@ use super::write;
 use crate::exit::Fault;
 use crate::lake::{Freshness, Lake, Lineage, Manifest, Run};
 use crate::schema;
-use crate::stage::{Context, Stop, Summary};
+use crate::stage::{Context, Summary};
 
 /// The relation whose rows (name, value) become `Summary::counts`: what a stage has to tell about its run.
 const COUNTS: &str = "counts";
@@ -109,8 +112,10 @@ pub async fn run(context: &Context, stage: SqlStage) -> Result<Summary> {
     }
 
     let worked = async {
-        let counts = execute(context, &session, &stage, &relations, &mut plans, &run).await?;
-        audit(&session, &stage, &plans, &context.stop).await?;
+        let (table, rows) = largest(&stage, &inputs);
+        let ranges = ranges::cut(&session, table, rows, context.config.engine.range_rows).await?;
+        let counts = execute(context, &session, &stage, &relations, &mut plans, &ranges, &run).await?;
+        audit(context, &session, &stage, &plans, &ranges).await?;
         context.stop.check()?;
         Ok(counts)
     };
@@ -167,6 +172,18 @@ fn size_bytes(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> u6
     tables.filter(|(name, _)| read.contains(name.as_str())).flat_map(|(_, entry)| &entry.files).map(|file| file.size_bytes).sum()
 }
 
+/// The input of most rows among those of rollouts, and how many it has.
+fn largest(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> (&'static str, u64) {
+    let read = names_read(stage);
+    let tables = inputs.iter().filter_map(|(_, manifest)| manifest.as_ref()).flat_map(|manifest| &manifest.tables);
+    let of_rollouts = tables.filter(|(name, _)| read.contains(name.as_str())).filter_map(|(name, entry)| {
+        let table =
+            schema::table(name).ok().filter(|table| table.doc.sorted_by.first().is_some_and(|first| first == ROLLOUT_ID))?;
+        Some((table.doc.name.as_str(), entry.files.iter().map(|file| file.rows).sum()))
+    });
+    of_rollouts.max_by_key(|(_, rows)| *rows).unwrap_or_default()
+}
+
 /// The tables of other stages and those made from the configuration.
 fn register_inputs(session: &SessionContext, stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> Result<()> {
     for (input, manifest) in inputs {
@@ -206,6 +223,7 @@ async fn execute(
     stage: &SqlStage,
     relations: &[Relation],
     plans: &mut Plans,
+    ranges: &[Range],
     run: &Run,
 ) -> Result<BTreeMap<String, u64>> {
     let temporary = match &context.config.engine.spill {
@@ -213,13 +231,14 @@ async fn execute(
         None => tempfile::tempdir(),
     };
     let temporary = temporary.context("cannot make a temporary directory for the relations")?;
+    let at_once = context.config.threads();
     let mut counts = BTreeMap::new();
     let tables = schema::tables_of(stage.name);
     let bar = context.progress.bar(stage.name, relations.len() as u64);
     for (index, relation) in relations.iter().enumerate() {
-        let plan = plans.over_written(&plans.relations[index])?;
-        let rows = DataFrame::new(session.state(), plan);
+        let ranges = if relation.is_within_rollouts() { ranges } else { &[] };
         let name = relation.name.as_str();
+        let rows = |plans: &Plans| over_ranges(session, plans, &plans.relations[index], ranges);
         if !tables.contains(&name) {
             check_grain_of_users(session, stage, plans, relation).await?;
         }
@@ -229,29 +248,50 @@ async fn execute(
                 [file] if !file.header.order.is_empty() => &file.header.order,
                 _ => &table.doc.sorted_by,
             };
-            let order = order.iter().map(|column| Sort::new(ident(column), true, false)).collect();
+            let mut rows = rows(plans)?;
+            if rows.len() > 1 && order.first().is_none_or(|first| first != ROLLOUT_ID) {
+                // Ranges of rollouts are no ranges of this order: one sort of all follows.
+                let kept = write::keep(rows, at_once, temporary.path(), name, &context.stop).await;
+                plans.put(name, kept.with_context(|| failed_in(relation))?);
+                rows = vec![DataFrame::new(session.state(), plans.all_written(name)?)];
+            }
+            let order: Vec<Sort> = order.iter().map(|column| Sort::new(ident(column), true, false)).collect();
+            let sorted = rows.into_iter().map(|rows| Ok(rows.sort(order.clone())?)).collect::<Result<_>>()?;
             let grain = &relation.files[0].header.grain;
-            let files = write::table(rows.sort(order)?, table, grain, run, &context.stop).await;
+            let files = write::table(sorted, at_once, table, grain, run, &context.stop).await;
             let files = files.with_context(|| failed_in(relation))?;
-            plans.put(name, session::lake_table(table, &files)?);
+            plans.put(name, vec![session::lake_table(table, &files)?]);
         } else if name == COUNTS {
-            counts = read_counts(rows).await.with_context(|| failed_in(relation))?;
+            let plan = plans.over_written(&plans.relations[index], None)?;
+            counts = read_counts(DataFrame::new(session.state(), plan)).await.with_context(|| failed_in(relation))?;
         } else if plans.reads(name) > 1 {
-            let rows = write::keep(rows, temporary.path(), name, &context.stop).await.with_context(|| failed_in(relation))?;
-            plans.put(name, rows);
+            let kept = write::keep(rows(plans)?, at_once, temporary.path(), name, &context.stop).await;
+            plans.put(name, kept.with_context(|| failed_in(relation))?);
         } else {
-            plans.put(name, rows.into_view());
+            plans.put_view(relation, plans.relations[index].clone());
         }
         bar.inc(1);
     }
     Ok(counts)
 }
 
+/// The rows of a plan: a part for each range of rollouts, or all in one where there are no ranges. A range is not divided among threads,
+/// since as many run at once.
+fn over_ranges(session: &SessionContext, plans: &Plans, plan: &LogicalPlan, ranges: &[Range]) -> Result<Vec<DataFrame>> {
+    if ranges.is_empty() {
+        return Ok(vec![DataFrame::new(session.state(), plans.over_written(plan, None)?)]);
+    }
+    let mut state = session.state();
+    state.config_mut().options_mut().execution.target_partitions = 1;
+    let of = |range| Ok(DataFrame::new(state.clone(), plans.over_written(plan, Some(range))?));
+    ranges.iter().enumerate().map(of).collect()
+}
+
 /// Looks for rows with equal grain in what each file of the user's gives, so that the message names that file and not a table after it.
 /// The rows of other files are none of its business: two rules may find the same span. Built-in files are as good as their tests.
 async fn check_grain_of_users(session: &SessionContext, stage: &SqlStage, plans: &Plans, relation: &Relation) -> Result<()> {
     for file in relation.files.iter().filter(|file| file.path.is_some()) {
-        let plan = plans.over_written(&plan_file(session, file, &stage.params).await?)?;
+        let plan = plans.over_written(&plan_file(session, file, &stage.params).await?, None)?;
         let rows = DataFrame::new(session.state(), plan);
         let grain = file.header.grain.iter().map(ident).collect();
         let repeated = rows.aggregate(grain, vec![count(lit(1)).alias("rows")])?.filter(ident("rows").gt(lit(1)))?;
@@ -282,18 +322,25 @@ async fn read_counts(rows: DataFrame) -> Result<BTreeMap<String, u64>> {
 }
 
 /// Runs every audit of the stage's tables. `Fault::Failed` shows the first rows that should not be there.
-async fn audit(session: &SessionContext, stage: &SqlStage, plans: &Plans, stop: &Stop) -> Result<()> {
+async fn audit(context: &Context, session: &SessionContext, stage: &SqlStage, plans: &Plans, ranges: &[Range]) -> Result<()> {
     for (file, plan) in stage.audits.iter().zip(&plans.audits) {
-        stop.check()?;
-        let plan = plans.over_written(plan)?;
-        let rows = DataFrame::new(session.state(), plan).limit(0, Some(SHOWN_ROWS))?.collect().await;
-        let rows = rows.map_err(|error| wrong(file, &error))?;
-        if rows.iter().any(|batch| batch.num_rows() > 0) {
-            let table = file.header.audits.as_deref().unwrap_or_default();
-            let shown = pretty_format_batches(&rows)?;
-            let message =
-                format!("`{table}` fails the audit `{}`: {}\n{shown}\nnothing was committed", file.shown(), file.header.about);
-            return Err(Fault::Failed(message).into());
+        let ranges = if file.header.within_rollouts { ranges } else { &[] };
+        let run = |rows: DataFrame| tokio::spawn(async move { rows.limit(0, Some(SHOWN_ROWS))?.collect().await });
+        let found = stream::iter(over_ranges(session, plans, plan, ranges)?).map(run);
+        let mut found = found.buffered(context.config.threads());
+        while let Some(rows) = found.next().await {
+            context.stop.check()?;
+            let rows = rows.context("the task of an audit panicked")?.map_err(|error| wrong(file, &error))?;
+            if rows.iter().any(|batch| batch.num_rows() > 0) {
+                let table = file.header.audits.as_deref().unwrap_or_default();
+                let shown = pretty_format_batches(&rows)?;
+                let message = format!(
+                    "`{table}` fails the audit `{}`: {}\n{shown}\nnothing was committed",
+                    file.shown(),
+                    file.header.about
+                );
+                return Err(Fault::Failed(message).into());
+            }
         }
     }
     Ok(())

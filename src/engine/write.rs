@@ -1,5 +1,6 @@
 //! Rows of a plan into a table of the lake, or kept for the files after it: in memory, or in temporary Parquet.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +11,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::{MemTable, TableProvider};
+use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::{
     ExecutionPlan, SendableRecordBatchStream, displayable, execute_stream, execute_stream_partitioned,
 };
 use datafusion::prelude::DataFrame;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -32,9 +34,16 @@ const QUEUE: usize = 4;
 /// Rows of a relation that are kept in memory rather than in files, in bytes.
 const HELD_BYTES: usize = 16 << 20;
 
-/// Writes a sorted plan as `table`, checking every row against the schema, the order and the grain. Encoding runs on a thread beside the
-/// query.
-pub(super) async fn table(rows: DataFrame, table: &Table, grain: &[String], run: &Run, stop: &Stop) -> Result<Vec<DataFile>> {
+/// Writes sorted plans, one after the other, as `table`, checking every row against the schema, the order and the grain. Up to `at_once` of
+/// the plans run beside each other, and encoding on a thread beside them.
+pub(super) async fn table(
+    plans: Vec<DataFrame>,
+    at_once: usize,
+    table: &Table,
+    grain: &[String],
+    run: &Run,
+    stop: &Stop,
+) -> Result<Vec<DataFile>> {
     let mut writer = run.writer(&table.doc.name, 0)?;
     let mut grain = GrainCheck::new(&table.doc.name, grain, &table.doc.sorted_by);
     let (sender, mut receiver) = mpsc::channel::<RecordBatch>(QUEUE);
@@ -45,37 +54,94 @@ pub(super) async fn table(rows: DataFrame, table: &Table, grain: &[String], run:
         }
         Ok(writer)
     });
-    let tasks = Arc::new(rows.task_ctx());
-    let mut stream = execute_stream(physical(rows, &table.doc.name).await?, tasks)?;
-    while let Some(batch) = stream.next().await {
-        stop.check()?;
-        if sender.send(batch?).await.is_err() {
-            break; // the encoder failed: its own error tells why
+    let mut plans = plans.into_iter();
+    let mut running: VecDeque<_> = plans.by_ref().take(at_once).map(|rows| start(rows, &table.doc.name)).collect();
+    'all: while let Some(mut rows) = running.pop_front() {
+        while let Some(batch) = rows.recv().await {
+            stop.check()?;
+            if sender.send(batch?).await.is_err() {
+                break 'all; // the encoder failed: its own error tells why
+            }
         }
+        running.extend(plans.next().map(|rows| start(rows, &table.doc.name)));
     }
     drop(sender);
     encoder.await.context("the thread that encodes rows panicked")??.finish().await
 }
 
-/// Keeps the rows of a plan until the stage ends, each partition in the order that they come: in memory while they are few, else as
-/// Parquet files in `folder`.
-pub(super) async fn keep(rows: DataFrame, folder: &Path, name: &str, stop: &Stop) -> Result<Arc<dyn TableProvider>> {
+/// Runs a plan in a task of its own, `QUEUE` batches ahead of whoever takes them.
+fn start(rows: DataFrame, name: &str) -> mpsc::Receiver<Result<RecordBatch>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let name = name.to_owned();
+    tokio::spawn(async move {
+        if let Err(error) = run_into(rows, &name, &sender).await {
+            let _ = sender.send(Err(error)).await; // nobody waits any more
+        }
+    });
+    receiver
+}
+
+async fn run_into(rows: DataFrame, name: &str, sender: &mpsc::Sender<Result<RecordBatch>>) -> Result<()> {
+    let tasks = Arc::new(rows.task_ctx());
+    let plan = physical(rows, name).await?;
+    let mut stream = execute_stream(Arc::clone(&plan), tasks)?;
+    while let Some(batch) = stream.next().await {
+        if sender.send(Ok(batch?)).await.is_err() {
+            break;
+        }
+    }
+    tell_metrics(&plan, name);
+    Ok(())
+}
+
+/// Keeps the rows of plans until the stage ends, each partition in the order that they come: in memory while they are few, else as
+/// Parquet files in `folder`. Up to `at_once` of the plans run beside each other. Returns the rows of each plan.
+pub(super) async fn keep(
+    plans: Vec<DataFrame>,
+    at_once: usize,
+    folder: &Path,
+    name: &str,
+    stop: &Stop,
+) -> Result<Vec<Arc<dyn TableProvider>>> {
+    let held_bytes = Arc::new(AtomicUsize::new(0));
+    let keep = |(number, rows): (usize, DataFrame)| {
+        let (base, name) = (folder.join(format!("{name}-{number}")), name.to_owned());
+        tokio::spawn(keep_one(rows, base, name, Arc::clone(&held_bytes), stop.clone()))
+    };
+    let mut kept = stream::iter(plans.into_iter().enumerate()).map(keep).buffered(at_once);
+    let mut tables = Vec::new();
+    while let Some(table) = kept.next().await {
+        tables.push(table.context("the task that keeps a relation panicked")??);
+    }
+    Ok(tables)
+}
+
+/// * `base`: beginning of the names of files.
+/// * `held_bytes`: what the whole relation holds in memory.
+async fn keep_one(
+    rows: DataFrame,
+    base: PathBuf,
+    name: String,
+    held_bytes: Arc<AtomicUsize>,
+    stop: Stop,
+) -> Result<Arc<dyn TableProvider>> {
     let schema = Arc::new(rows.schema().as_arrow().clone());
     let tasks = Arc::new(rows.task_ctx());
-    let streams = execute_stream_partitioned(physical(rows, name).await?, tasks)?;
-    let held_bytes = Arc::new(AtomicUsize::new(0));
+    let plan = physical(rows, &name).await?;
+    let streams = execute_stream_partitioned(Arc::clone(&plan), tasks)?;
+    let path = |part: usize| PathBuf::from(format!("{}-{part}.parquet", base.display()));
     let tasks: Vec<_> = streams
         .into_iter()
         .enumerate()
         .map(|(part, stream)| {
-            let path = folder.join(format!("{name}-{part}.parquet"));
-            tokio::spawn(partition(stream, Arc::clone(&schema), path, Arc::clone(&held_bytes), stop.clone()))
+            tokio::spawn(partition(stream, Arc::clone(&schema), path(part), Arc::clone(&held_bytes), stop.clone()))
         })
         .collect();
     let mut kept = Vec::new();
     for task in tasks {
         kept.push(task.await.context("the task that keeps a relation panicked")??);
     }
+    tell_metrics(&plan, &name);
     let spilled = kept.iter().any(|part| matches!(part, Kept::File(_)));
     if !spilled {
         let held = kept.into_iter().map(|part| if let Kept::Rows(rows) = part { rows } else { Vec::new() }).collect();
@@ -86,9 +152,8 @@ pub(super) async fn keep(rows: DataFrame, folder: &Path, name: &str, stop: &Stop
         let path = match kept {
             Kept::File(path) => path,
             Kept::Rows(rows) => {
-                let path = folder.join(format!("{name}-{part}.parquet"));
-                spill(&path, &schema, &rows)?.close()?;
-                path
+                spill(&path(part), &schema, &rows)?.close()?;
+                path(part)
             }
         };
         urls.push(ListingTableUrl::parse(path.to_string_lossy())?);
@@ -101,6 +166,11 @@ async fn physical(rows: DataFrame, name: &str) -> Result<Arc<dyn ExecutionPlan>>
     let plan = rows.create_physical_plan().await?;
     tracing::debug!("plan of `{name}`:\n{}", displayable(plan.as_ref()).indent(false));
     Ok(plan)
+}
+
+/// What each operator of a plan took, once it has run (`RUST_LOG=fulgurite::engine=trace`).
+fn tell_metrics(plan: &Arc<dyn ExecutionPlan>, name: &str) {
+    tracing::trace!("`{name}` took:\n{}", DisplayableExecutionPlan::with_metrics(plan.as_ref()).indent(false));
 }
 
 /// Where the rows of one partition are.

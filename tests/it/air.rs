@@ -37,6 +37,25 @@ fn random(dice: &mut Dice, rollouts: u64, longest: u64) -> Tables {
     tables
 }
 
+/// By ranges of rollouts, on several threads, the bytes are those of everything at once.
+#[test]
+fn ranges_of_rollouts_give_the_same_bytes() {
+    let tables = random(&mut Dice(3), 30, 8);
+    for form in ["scaled", "potential"] {
+        let hashes = |range_rows: &str, threads: &str| {
+            let values = settings(&[("air.form", form), ("engine.range_rows", range_rows), ("threads", threads)]);
+            block_on(async {
+                let (context, _) = run(&tables, &values, &["air"]).await.expect("air runs");
+                let files = context.lake.files("air_rewards", None).await.expect("lists");
+                files.into_iter().flat_map(|batch| batch.files).map(|file| file.hash).collect::<Vec<_>>()
+            })
+        };
+        let whole = hashes("0", "1");
+        assert!(!whole.is_empty());
+        assert_eq!(whole, hashes("40", "3"), "{form}");
+    }
+}
+
 /// What two rules find that look back over a rollout is what a walk over its tool calls finds.
 #[test]
 fn repetitions_and_recoveries_are_those_of_a_walk() {

@@ -131,14 +131,14 @@ pub(crate) fn random(dice: &mut Dice, groups: u64) -> Tables {
     tables
 }
 
-/// The same rows in another order, in other files, on other threads and in other batches give the same bytes.
+/// The same rows in another order, in other files, on other threads, in other batches and by ranges of rollouts give the same bytes.
 #[test]
 fn the_order_of_rows_does_not_matter() {
     let tables = random(&mut Dice(11), 40);
     let pairs = [("discounted", "batch_whiten"), ("state_group", "group_std"), ("gae", "batch_whiten")];
     for (method, comparison) in pairs {
         let mut seen: Option<Vec<String>> = None;
-        for (seed, threads, rows, parts) in [(0, "1", "8192", 1), (1, "4", "64", 3), (2, "3", "1000", 7)] {
+        for (seed, threads, rows, range, parts) in [(0, "1", "8192", "0", 1), (1, "4", "64", "50", 3), (2, "3", "1000", "0", 7)] {
             let mut shuffled = tables.clone();
             let mut dice = Dice(seed);
             for table in ["rollouts", "calls", "air_rewards", "values"] {
@@ -153,6 +153,7 @@ fn the_order_of_rows_does_not_matter() {
                 ("credit.gamma", "0.9"),
                 ("threads", threads),
                 ("engine.batch_rows", rows),
+                ("engine.range_rows", range),
             ]);
             let hashes = block_on(async {
                 let (context, _) = run_on_parts(&shuffled, &values, &["credit"], parts).await.expect("credit runs");

@@ -181,6 +181,50 @@ fn files_hand_relations_to_each_other() {
     });
 }
 
+/// Neither side of the join fits into memory, but those of a range of rollouts do.
+#[test]
+fn a_join_larger_than_memory_runs_by_ranges() {
+    let (rollouts, calls) = (60_i64, 10_i64);
+    let write = |name: &str, reads: &str, writes: &str, sql: &str| {
+        let header = format!("-- reads {reads}\n-- writes {writes}\n-- grain rollout_id, step\n-- within rollout_id");
+        let mut file = file(name, &format!("-- {name}: test.\n--\n{header}\n\n{sql}\n")).expect("parses");
+        file.path = None; // the grain of a user's file is looked at beforehand, over everything at once
+        file
+    };
+    let many = format!(
+        "select a.rollout_id, a.call_id, (a.step * {calls} + b.step) * {calls} + c.step as step, \
+         repeat(cast(a.step * b.step + c.step as text), 900) as text \
+         from calls as a join calls as b on b.rollout_id = a.rollout_id join calls as c on c.rollout_id = a.rollout_id"
+    );
+    let joined = "select one.rollout_id, one.call_id, one.step, cast(length(one.text) + length(other.text) as double) as value \
+                  from many as one join many as other on other.rollout_id = one.rollout_id and other.step = one.step";
+    let files = || vec![write("values/many", "calls", "many", &many), write("values/joined", "many", "values", joined)];
+    block_on(async {
+        let mut tables = Tables::default();
+        for rollout in 0..rollouts {
+            for step in 0..calls {
+                tables.add("calls", json!({ "rollout_id": format!("r{rollout:02}"), "step": step }));
+            }
+        }
+        let lake = cases::lake(&tables, &["derive"], 1).await.expect("a lake");
+        let context = |range_rows: i64| {
+            let values = [("engine.memory_mib", "64"), ("threads", "2"), ("engine.range_rows", &range_rows.to_string())];
+            cases::context(&lake, &cases::settings(&values)).expect("a context")
+        };
+        let error = engine::run(&context(0), stage(files(), vec![])).await.expect_err("does not fit");
+        assert!(format!("{error:#}").contains("Resources exhausted"), "{error:#}");
+        let context = context(50);
+        let summary = engine::run(&context, stage(files(), vec![])).await.expect("runs by ranges");
+        assert_eq!(summary.rows["values"], (rollouts * calls.pow(3)) as u64);
+        let rows = cases::query(&context, "select sum(value) as value from \"values\"").await.expect("reads");
+        let digits = |number: i64| number.to_string().len() as i64;
+        let steps = || 0..calls;
+        let of_one: i64 =
+            steps().flat_map(|a| steps().flat_map(move |b| steps().map(move |c| 2 * 900 * digits(a * b + c)))).sum();
+        assert_eq!(cases::numbers(&rows, "value"), [Some((rollouts * of_one) as f64)]);
+    });
+}
+
 /// `[pipeline] sql` names a folder whose files replace built-in ones of the same name and add others.
 #[test]
 fn a_pipeline_brings_its_own_files() {

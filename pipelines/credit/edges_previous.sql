@@ -3,6 +3,7 @@
 -- reads   calls
 -- writes  edges
 -- grain   rollout_id, step
+-- within  rollout_id
 --
 -- Only the call just before is tried. Of calls with equal prompts the last one stands, and failed ones are no part of it.
 -- Source: how Agent Lightning 1.0 merges the turns of a rollout into trajectories.

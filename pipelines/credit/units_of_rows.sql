@@ -3,6 +3,7 @@
 -- reads   calls, trained_agents
 -- writes  units
 -- grain   rollout_id
+-- within  rollout_id
 -- params  $all_agents Boolean         -- train every agent; false: those in trained_agents
 
 with answered as (

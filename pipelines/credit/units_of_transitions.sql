@@ -3,6 +3,7 @@
 -- reads   calls
 -- writes  units
 -- grain   rollout_id
+-- within  rollout_id
 
 select rollout_id, cast(count(*) as bigint) as units
 from calls

@@ -174,7 +174,7 @@ mod tests {
         let history = DefaultHistory::new();
         let (start, words) =
             Names::of_the_lake().complete("select observ", 13, &rustyline::Context::new(&history)).expect("completes");
-        assert_eq!((start, words), (7, vec!["observation_hash".to_owned()]));
+        assert_eq!((start, words), (7, vec!["observation_hash".to_owned(), "observation_tokens".to_owned()]));
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! `within rollout_id` promises that the rows of a rollout follow from that rollout's rows alone, so that a large batch can be worked on
-//! piece by piece. `order` may be there too: columns that sort the rows as their table is sorted, at less cost. An audit says `audits
-//! <table>` instead of `writes` and `grain`. Here headers are only parsed. `check` holds them against the statement.
+//! piece by piece. `order` may be there too: columns that sort the rows as their table is sorted, at less cost. An audit names its table
+//! after `audits`, instead of `writes` and `grain`. Here headers are only parsed. `check` holds them against the statement.
 
 use std::collections::BTreeMap;
 use std::path::Path;

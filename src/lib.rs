@@ -34,6 +34,8 @@ pub mod loss;
 #[cfg(feature = "torch")]
 pub mod model;
 #[cfg(feature = "torch")]
+mod openmp;
+#[cfg(feature = "torch")]
 pub mod policy;
 #[cfg(feature = "lake")]
 pub mod progress;

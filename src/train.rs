@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result};
 
 use crate::exit::Fault;
 use crate::lake::{Freshness, Lineage, Manifest};
+use crate::openmp;
 use crate::stage::{Context, Summary};
 use crate::text::Text;
 use checkpoint::Checkpoints;
@@ -79,6 +80,7 @@ pub async fn run(context: &Context) -> Result<Summary> {
     heap::keep_freed();
     let learned = tokio::task::block_in_place(|| learn(context, &sources, &rows, &checkpoints));
     heap::give_back();
+    openmp::release();
     let learned = match learned {
         Ok(learned) => learned,
         Err(error) => {

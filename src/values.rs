@@ -12,6 +12,7 @@ use tch::Tensor;
 use crate::exit::Fault;
 use crate::lake::Lineage;
 use crate::model::Model;
+use crate::openmp;
 use crate::schema;
 use crate::stage::{Context, Summary};
 use crate::text::Text;
@@ -42,7 +43,9 @@ pub async fn run(context: &Context) -> Result<Summary> {
     let folder = context.lake.fetch_policy(policy.policy.as_ref().context("a policy's manifest has one")?).await?;
     let text = Text::load(folder.path())?;
     let (prompts, unread) = rows::prompts(context, &text).await?;
-    let values = tokio::task::block_in_place(|| estimate(context, folder.path(), &prompts))?;
+    let values = tokio::task::block_in_place(|| estimate(context, folder.path(), &prompts));
+    openmp::release();
+    let values = values?;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(prompts.iter().map(|prompt| prompt.rollout_id.as_str()))),
         Arc::new(StringArray::from_iter_values(prompts.iter().map(|prompt| prompt.call_id.as_str()))),

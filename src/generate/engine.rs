@@ -13,6 +13,7 @@ use super::worker::{Command, TILE_ROWS, Worker};
 use super::{Event, Events, Finish, GenerateConfig, Refusal, Request, Stats};
 use crate::exit::Fault;
 use crate::model::Model;
+use crate::openmp;
 
 /// A model that answers requests on a thread of its own. Dropping the engine ends it, and every request with it.
 pub struct Engine {
@@ -50,6 +51,8 @@ impl Engine {
         let vocabulary = model.config.vocab_size as usize;
         let forward = tch::no_grad(|| Forward::new(model, (blocks * config.block_tokens).max(TILE_ROWS)))
             .with_context(|| format!("the KV cache of {} MiB cannot be allocated", config.kv_mib))?;
+        // From here on the engine's thread computes alone.
+        openmp::release();
         let scheduler = Scheduler::new(&config, blocks, context);
         let stats = Arc::new(Mutex::new(scheduler.stats()));
         let (commands, receiver) = channel();

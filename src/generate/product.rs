@@ -6,10 +6,11 @@
 //! AVX2 and FMA, f32 and optimised code; elsewhere libtorch multiplies.
 
 use std::ffi::c_void;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::{Device, Kind, Tensor};
+
+use crate::openmp;
 
 /// Outputs of a panel, which one thread takes at once; a multiple of the outputs of every tile.
 const PANEL: usize = 96;
@@ -117,23 +118,11 @@ fn add_to(y_no: Tensor, x_ni: &Tensor, panels: &Tensor) -> Tensor {
     y_no
 }
 
-/// Runs `take_panels` in all of libtorch's threads. They are asked by OpenMP's own entry: threads of another pool would compete with these,
-/// which wait for work in a loop.
+/// Runs `take_panels` in all of libtorch's threads.
 fn in_threads(work: &Work) {
-    type Parallel = unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void), *mut c_void, u32, u32);
-    static PARALLEL: OnceLock<Option<Parallel>> = OnceLock::new();
-    // SAFETY: GNU's OpenMP, which libtorch loads, has had a function of this name and signature since version 4.9 of its compiler.
-    let parallel = PARALLEL.get_or_init(|| unsafe {
-        let found = nix::libc::dlsym(nix::libc::RTLD_DEFAULT, c"GOMP_parallel".as_ptr());
-        (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, Parallel>(found))
-    });
     let threads = tch::get_num_threads().clamp(1, work.outputs.div_ceil(PANEL) as i32) as u32;
-    let data = std::ptr::from_ref(work).cast_mut().cast();
-    match parallel {
-        // SAFETY: returns after every thread has; each panel is taken by one of them.
-        Some(parallel) if threads > 1 => unsafe { parallel(take_panels, data, threads, 0) },
-        _ => unsafe { take_panels(data) },
-    }
+    // SAFETY: returns after every thread has; each panel is taken by one of them.
+    unsafe { openmp::parallel(threads, take_panels, std::ptr::from_ref(work).cast_mut().cast()) };
 }
 
 /// # Safety

@@ -29,6 +29,8 @@ pub enum Reject {
     TooDeep,
     #[error("no reader knows this record by its top-level keys ({keys})")]
     UnknownFormat { keys: String },
+    #[error("nothing in this record is read: what it holds is in `{key}`, which its format does not have")]
+    UnknownMember { key: String },
     #[error("`{field}` is missing")]
     MissingField { field: &'static str },
     #[error("`{field}` is `{value}`, but should be {expected}")]
@@ -52,7 +54,7 @@ impl Reject {
             Self::Truncated => "truncated",
             Self::TooLarge { .. } => "too_large",
             Self::TooDeep => "too_deep",
-            Self::UnknownFormat { .. } | Self::NotATraceFile => "unknown_format",
+            Self::UnknownFormat { .. } | Self::UnknownMember { .. } | Self::NotATraceFile => "unknown_format",
             Self::MissingField { .. } => "missing_field",
             Self::Shape { .. } | Self::BadValue { .. } => "bad_value",
             Self::Protobuf(_) => "protobuf",

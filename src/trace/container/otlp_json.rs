@@ -50,7 +50,8 @@ pub fn read(text: &str, keys: &Keys<'_>, origin: Origin, options: &ReadOptions, 
                 }
             });
             if walked.is_ok() {
-                return Ok(());
+                let came = sink.spans.len() > spans_before || sink.rejects.len() > rejects_before;
+                return if came { Ok(()) } else { is_empty(text, wrapped) };
             }
             sink.spans.truncate(spans_before);
             sink.rejects.truncate(rejects_before);
@@ -59,6 +60,40 @@ pub fn read(text: &str, keys: &Keys<'_>, origin: Origin, options: &ReadOptions, 
         Err(_) => {}
     }
     read_apart(text, wrapped, origin, options, sink)
+}
+
+/// Whether a record that nothing came of has nothing in it, as exports may. Members that nobody knows are passed over, but not where they
+/// hold all that there is.
+fn is_empty(text: &str, wrapped: bool) -> Result<(), Reject> {
+    const OF_RESOURCE: &[&str] = &["resource", "schemaUrl", "schema_url"];
+    const SCOPE: &[&str] = &["spans", "logRecords", "log_records", "logs"];
+    const OF_SCOPE: &[&str] = &["scope", "instrumentationLibrary", "instrumentation_library", "schemaUrl", "schema_url"];
+    let levels = [(REQUEST, [].as_slice()), (RESOURCE, OF_RESOURCE), (SCOPE, OF_SCOPE)];
+    let record = serde_json::from_str(text).map_err(|error| keys::parse_reject(text, "OTLP", error))?;
+    match unread(&record, if wrapped { &levels } else { &levels[1..] }) {
+        Some(key) => Err(Reject::UnknownMember { key: key.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// The first member with items in it that is not read.
+///
+/// * `levels`: for each level of objects the members that are lists of the next one's, and those that only describe.
+fn unread<'a>(object: &'a serde_json::Value, levels: &[(&[&str], &[&str])]) -> Option<&'a str> {
+    let ((lists, describe), deeper) = levels.split_first()?;
+    object.as_object()?.iter().find_map(|(key, value)| match key.as_str() {
+        known if lists.contains(&known) => value.as_array()?.iter().find_map(|item| unread(item, deeper)),
+        known if describe.contains(&known) => None,
+        unknown => has_items(value).then_some(unknown),
+    })
+}
+
+fn has_items(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Array(items) => !items.is_empty(),
+        serde_json::Value::Object(members) => members.values().any(has_items),
+        _ => false,
+    }
 }
 
 /// The slow way, for records of which something is wrong: each span is parsed alone, so that the others survive.

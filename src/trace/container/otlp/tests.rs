@@ -147,6 +147,27 @@ fn bad_spans_are_set_aside_alone() {
 }
 
 #[test]
+fn an_export_may_be_empty_but_not_hold_what_nobody_reads() {
+    let empty = [
+        r#"{"resourceSpans":[]}"#,
+        r#"{"resourceLogs":[],"extra":{"ids":[]}}"#,
+        r#"{"resourceSpans":[{"resource":{"attributes":[{"key":"k","value":{"stringValue":"v"}}]},"scopeSpans":[]}]}"#,
+        r#"{"scopeSpans":[{"scope":{"name":"s","attributes":[{"key":"k","value":{"intValue":1}}]},"spans":[]}]}"#,
+    ];
+    for record in empty {
+        let sink = read(record);
+        assert!(sink.spans.is_empty() && sink.rejects.is_empty(), "{record}");
+    }
+    for record in [
+        r#"{"resourceSpans":[{"scopeSpan":[{"spans":[{"spanId":"c1e38046157ad96c"}]}]}]}"#,
+        r#"{"resourceSpans":[{"scopeSpans":[{"scope":{"name":"s"},"span":[{"spanId":"c1e38046157ad96c"}]}]}]}"#,
+        r#"{"resourceSpans":[],"data":{"spans":[1]}}"#,
+    ] {
+        assert_eq!(refused(record.as_bytes()), "unknown_format", "{record}");
+    }
+}
+
+#[test]
 fn hostile_records_are_refused_by_name() {
     assert_eq!(refused(br#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"spanId":"c1e3"#), "truncated");
     assert_eq!(refused(br#"{"resourceSpans":[}]}"#), "json");

@@ -64,7 +64,7 @@ agent_lightning() {
     local version=$1 python=$2 base=$3
     shift 3
     if [ ! -x "$python" ]; then
-        if ! command -v "$base" >/dev/null; then
+        if ! "$base" --version >/dev/null 2>&1; then
             echo "skipped: no $base for Agent Lightning $version"
             return
         fi

@@ -7,12 +7,14 @@ cd "$(dirname "$0")/.."
 
 cache=${FULGURITE_CACHE:-$HOME/.cache/fulgurite}
 azurite=$cache/azurite/node_modules/.bin/azurite-blob
-if [ ! -x "$azurite" ]; then
+# What was broken off is begun again.
+if [ ! -e "$cache/azurite/.complete" ]; then
     if ! command -v npm >/dev/null; then
         echo "error: Azurite comes from npm: install Node.js 20 or later" >&2
         exit 1
     fi
     npm install --silent --no-audit --no-fund --prefix "$cache/azurite" azurite@3.37.0
+    touch "$cache/azurite/.complete"
 fi
 scripts/python-env.sh
 FULGURITE_AZURITE=$azurite cargo test --locked --test it -- --exact lake::contract_on_azure --nocapture
@@ -54,7 +56,7 @@ if [ ! -x "$llama_python" ]; then
     "$cache/llama/bin/pip" install --quiet 'llama-cpp-python[server]==0.3.36'
 fi
 scripts/models.sh
-cargo build --locked --bin fulgurite
+# The tests above built the program too.
 "$llama_python" tests/peers/llama_cpp.py "${CARGO_TARGET_DIR:-target}/debug/fulgurite" models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # Agent Lightning with the verl that each version imports; 1.0 is for Python 3.12 and later. Other Pythons that have them are named by

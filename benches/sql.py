@@ -16,7 +16,8 @@ METHOD, COMPARISON = "identical", "group_mean"
 # The defaults of `air.weights`, as `fulgurite config` prints them.
 WEIGHTS = {"empty_result": 0.0, "guardrail_tripped": -0.1, "malformed_arguments": -0.1, "recovery": 0.1, "refusal_or_empty": -0.1,
            "repeated_call": -0.1, "slow_tool": 0.0, "tool_error": -0.1, "tool_success": 0.0, "truncated_response": -0.1, "unknown_tool": -0.1}
-PARAMETERS = {"cap": "0.4", "potential": "false", "slow_tool_ms": "30000.0", "gamma": "1.0", "add_stated": "true", "all_agents": "true",
+PARAMETERS = {"cap": "0.4", "potential": "false", "slow_tool_ms": "30000.0", "gamma": "1.0", "add_stated": "true", "add_air": "true",
+              "keep_equal": "false", "missing_zero": "false", "all_agents": "true",
               "compare_calls": "false", "mask_truncated": "'none'", "method": f"'{METHOD}'", "comparison": f"'{COMPARISON}'",
               "level": "'rollout'", "reason": "'shared'", "singleton_keep": "false", "overlong_tokens": "4096.0",
               "overlong_buffer": "1024.0", "overlong_penalty": "0.0"}
@@ -133,10 +134,11 @@ def duckdb_side(lake, threads, target):
         db.execute(f"create table {table}")
     known = ["spans", "calls", "tool_calls", "rewards", "rollouts", "air_weights", "reward_weights", "agent_weights", "trained_agents"]
     air = {path.stem for path in (ROOT / "pipelines/air").glob("*.sql")} - {"potential"}
-    credit = {"credits_of_weights", METHOD, COMPARISON, "scored_calls", "scored_rollouts", "step_rewards", "transitions", "counts"}
+    credit = {"units_of_rollouts", "credits_of_weights", METHOD, COMPARISON, "scored_calls", "scored_rollouts", "step_rewards", "transitions", "edges_none",
+              "counts"}
     audits = statements("audits")
     rows = {}
-    for folder, names, made in [("air", air, ["air_rewards"]), ("credit", credit, ["credits", "transitions"])]:
+    for folder, names, made in [("air", air, ["air_rewards"]), ("credit", credit, ["credits", "transitions", "edges"])]:
         for name, statement, uses in in_order(statements(folder, names), known):
             if name in made:
                 columns, order = schema(name)

@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(FULGURITE_CACHE)/target
 endif
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help prerequisites libtorch models build demo learn bench test peers fuzz
+.PHONY: help prerequisites libtorch models build demo learn agents bench test peers fuzz
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -33,6 +33,10 @@ demo: build ## a tiny policy learns to use a calculator: the whole loop, minutes
 
 learn: build ## the demo with three seeds, and what AIR and the credit method add: nine runs
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/learn.sh
+
+agents: build ## the tiny policy learns with AutoGen, LangGraph and the OpenAI Agents SDK: three seeds each
+	@scripts/clients-env.sh
+	@PATH="$(CURDIR)/.venv-clients/bin:$$PATH" FULGURITE=$(TARGET)/release/fulgurite scripts/learn_agents.sh
 
 bench: build ## ratios against live peers (DuckDB, Agent Lightning)
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/bench.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the tiny policy earns with the agents of real frameworks, before and after the loop: one warm start of calc (AutoGen), and
-# from it three seeds. Not part of CI. Stopped anywhere and started again, it goes on.
+# What the tiny policy earns with the agents of real frameworks, before and after the loop: for each of calc (AutoGen), shelves_sql (LangGraph) and
+# shelves_rag (OpenAI Agents SDK) one warm start, and from it three seeds. Not part of CI. Stopped anywhere and started again, it goes on.
 #
 # The agents' requirements are wanted in the `python` that is first in PATH. AGENTS and SEEDS choose among them; `rm -r runs/agents` begins anew.
 set -euo pipefail
@@ -10,7 +10,7 @@ fulgurite=${FULGURITE:-target/release/fulgurite}
 runs=${RUNS:-runs/agents}
 mkdir -p "$runs"
 
-for agent in ${AGENTS:-calc}; do
+for agent in ${AGENTS:-calc shelves_sql shelves_rag}; do
     warm=$runs/$agent-warm
     # What stopped half way is begun anew: a teacher's traces are whole or nothing.
     if [ ! -e "$warm.done" ]; then

@@ -21,7 +21,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 DATABASE = Path(os.environ.get("DATABASE", "../sample_data/sql/geo.sqlite"))
-TABLES = "country(code, name, capital, continent_code, area_km2, population, currency), continent(code, name)"
+
+
+def tables():
+    """The tables and their columns, as a model is told of them."""
+    database = sqlite3.connect(f"file:{DATABASE}?mode=ro", uri=True)
+    names = [name for (name,) in database.execute("select name from sqlite_master where type = 'table' order by name desc")]
+    columns = {name: [column for (column,) in database.execute("select name from pragma_table_info(?)", [name])] for name in names}
+    database.close()
+    return ", ".join(f"{name}({', '.join(columns[name])})" for name in names)
+
+
+TABLES = tables()
 WRITE = f"Write an SQLite query that answers the question. Tables: {TABLES}"
 CHECK = "Is the query right? Say right or wrong."
 REWRITE = f"The query is wrong. Write another SQLite query. Tables: {TABLES}"

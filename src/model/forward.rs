@@ -49,11 +49,17 @@ impl Model {
 
     /// The part of a block after attention: its input `[N, D]` and what was attended to, `[N, H, C]`, -> `[N, D]`.
     pub fn after_attention(&self, index: usize, x_nd: &Tensor, attended_nhc: &Tensor) -> Tensor {
+        let (x_nd, gated_nf) = self.before_down(index, x_nd, attended_nhc);
+        x_nd + self.layers[index].down.apply(&gated_nf)
+    }
+
+    /// `after_attention` up to its last projection: what that is added to, `[N, D]`, and what goes into it, `[N, F]`.
+    pub fn before_down(&self, index: usize, x_nd: &Tensor, attended_nhc: &Tensor) -> (Tensor, Tensor) {
         let (layer, config) = (&self.layers[index], &self.config);
         let x_nd = x_nd + layer.output.apply(&attended_nhc.reshape([-1, config.heads * config.head_dim]));
         let normed_nd = rms_norm(&x_nd, &layer.mlp_norm_d, config.rms_norm_eps);
         let gated_nf = layer.gate.apply(&normed_nd).silu() * layer.up.apply(&normed_nd);
-        x_nd + layer.down.apply(&gated_nf)
+        (x_nd, gated_nf)
     }
 
     /// The norm after the last layer: `[N, D]` -> `[N, D]`.

@@ -14,7 +14,10 @@ use super::weights::{generator, uniform};
 use super::{Layer, Linear, Lora, Model};
 use crate::exit::Fault;
 
-const CONFIG: &str = "adapter_config.json";
+/// Folder of an adapter in a policy folder.
+pub const FOLDER: &str = "adapter";
+/// What an adapter's folder always has: how it was made.
+pub const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 

@@ -4,10 +4,11 @@ use anyhow::{Context as _, Result};
 use tch::{Device, Kind};
 
 use super::urls::Urls;
+use crate::exit::Fault;
 use crate::generate::Engine;
 use crate::lake::Manifest;
 use crate::model::Model;
-use crate::serve::{Options, Policy, Server, Sessions, publish};
+use crate::serve::{Options, Policy, Server, Sessions, Update, publish};
 use crate::stage::Context;
 use crate::text::Text;
 
@@ -47,6 +48,10 @@ impl Served {
             .await
             .context("loading the policy panicked")??
         } else {
+            if settings.upstream_update == Update::Adapter && config.train.lora.rank == 0 {
+                let message = "`serve.upstream_update = \"adapter\"` gives adapters, and none is trained; set `train.lora.rank`";
+                return Err(Fault::Usage(message.to_owned()).into());
+            }
             settings = publish(&settings, policy.version, fetched.path()).await?;
             Policy::Upstream { version }
         };

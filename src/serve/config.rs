@@ -26,8 +26,8 @@ pub struct ServeConfig {
     pub upstream_key_env: String,
     /// Model to ask it for, whatever the request names; empty for what the request names.
     pub upstream_model: String,
-    /// How that server gets a new version of the policy: not by us, as a LoRA adapter under a new name (vLLM), or as weights from the disk
-    /// (SGLang).
+    /// How that server gets a new version of the policy: not by us, as a LoRA adapter under a new name (vLLM, with `train.lora.rank`; a policy
+    /// without one has to be what it was started with), or as weights from the disk (SGLang).
     pub upstream_update: Update,
 }
 

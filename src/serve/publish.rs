@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::config::{Dialect, ServeConfig, Update};
 use super::upstream;
 use crate::exit::Fault;
+use crate::model::lora;
 
 /// What a version is called where it is asked for by name.
 pub fn name(version: u64) -> String {
@@ -20,24 +21,30 @@ pub fn name(version: u64) -> String {
 /// Gives the server that `serve.upstream` names a version of the policy, if `serve.upstream_update` says so. Returns the settings to serve
 /// with, which ask for that version.
 ///
-/// * `folder`: the policy, or with vLLM its adapter in PEFT's layout, as the server sees it.
+/// * `folder`: the policy as the server sees it. Of one that was trained as an adapter vLLM gets that; one without is what the server was
+///   started with, and is asked for as `serve.upstream_model`.
 ///
 /// # Errors
 /// `Fault::Usage` where the server's kind cannot be updated, `Fault::TryAgain` where it does not answer, and others where it refuses.
 pub async fn publish(config: &ServeConfig, version: u64, folder: &Path) -> Result<ServeConfig> {
-    let path = folder.to_str().with_context(|| format!("the path `{}` is no text", folder.display()))?;
+    let folder = std::path::absolute(folder).with_context(|| format!("cannot say where `{}` lies", folder.display()))?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("the path `{}` is no text", path.display()));
     let (endpoint, body, model) = match (config.upstream_update, config.dialect) {
         (Update::None, _) => return Ok(config.clone()),
         (Update::Adapter, Dialect::Vllm) => {
+            let adapter = folder.join(lora::FOLDER);
+            if !adapter.join(lora::CONFIG).is_file() {
+                return Ok(config.clone());
+            }
             let name = name(version);
             (
                 format!("{}/load_lora_adapter", config.upstream.trim_end_matches('/')),
-                json!({ "lora_name": name, "lora_path": path }),
+                json!({ "lora_name": name, "lora_path": text(&adapter)? }),
                 Some(name),
             )
         }
         (Update::Weights, Dialect::Sglang) => {
-            let body = json!({ "model_path": path, "weight_version": version.to_string(), "flush_cache": true });
+            let body = json!({ "model_path": text(&folder)?, "weight_version": version.to_string(), "flush_cache": true });
             (format!("{}/update_weights_from_disk", root(&config.upstream)), body, None)
         }
         (Update::Adapter | Update::Weights, _) => {

@@ -16,7 +16,7 @@ use super::rows::Rows;
 use super::{ActivationCheckpointing, Compute, LoraConfig, OPTIMISER, TrainConfig};
 use crate::exit::Fault;
 use crate::lake::{Fetched, Manifest};
-use crate::model::{Model, ModelConfig, memory, safetensors};
+use crate::model::{Model, ModelConfig, lora, memory, safetensors};
 use crate::progress::{Bar, Progress};
 use crate::stage::{Context, Stop};
 use crate::text::template;
@@ -31,8 +31,7 @@ const REWRITTEN: [&str; 3] = ["config.json", "model.safetensors.index.json", VAL
 const VALUE_HEAD: &str = "value_head.safetensors";
 const HEAD_NAMES: [&str; 2] = ["value_head.weight", "value_head.bias"];
 
-/// Folder of the adapter in a policy folder, and the file in it that says what it belongs to.
-const ADAPTER: &str = "adapter";
+/// The file in an adapter's folder that says what it belongs to.
 const BASE: &str = "base.json";
 
 /// What an adapter belongs to, and how it was made.
@@ -122,7 +121,7 @@ pub struct AdapterBase {
 /// and targets. Else a new adapter is put on the policy itself.
 pub async fn adapter_base(context: &Context, policy: &Path) -> Result<Option<AdapterBase>> {
     let config = &context.config.train;
-    let path = policy.join(ADAPTER).join(BASE);
+    let path = policy.join(lora::FOLDER).join(BASE);
     if config.lora.rank == 0 || !path.exists() {
         return Ok(None);
     }
@@ -142,7 +141,7 @@ pub fn load(sources: &Sources, config: &TrainConfig, device: Device, kind: Kind)
     }
     if let Some((_, base)) = sources.base {
         let mut model = Model::load(base, device, kind)?;
-        model.load_adapter(&sources.policy.join(ADAPTER))?;
+        model.load_adapter(&sources.policy.join(lora::FOLDER))?;
         return Ok(model);
     }
     let mut model = Model::load(sources.policy, device, kind)?;
@@ -259,7 +258,7 @@ pub fn save(model: &Model, value_head: Option<&ValueHead>, sources: &Sources, co
         model.save(folder.path())?;
     } else {
         model.merged().save(folder.path())?;
-        let adapter = folder.path().join(ADAPTER);
+        let adapter = folder.path().join(lora::FOLDER);
         model.save_adapter(&adapter, None)?;
         let base = Base { policy: sources.base.map_or(sources.version, |(version, _)| version), lora: config.lora.clone() };
         std::fs::write(adapter.join(BASE), serde_json::to_vec_pretty(&base)?)?;

@@ -242,13 +242,21 @@ async fn another_server_is_given_the_policy_before_agents_ask_it() {
         &at,
         "serve.dialect=vllm",
         "serve.upstream_update=adapter",
+        "train.lora.rank=8",
     ];
+    // As training leaves it: the weights with the adapter merged, and the adapter.
+    let adapter = std::fs::read_dir(folder.path().join("lake/policies")).unwrap().next().unwrap().unwrap().path().join("adapter");
+    std::fs::create_dir(&adapter).unwrap();
+    std::fs::write(adapter.join("adapter_config.json"), "{}").unwrap();
+    let untrained = context(&lake, BATCH, folder.path(), &settings[..settings.len() - 1]);
+    let error = rollout::run(&untrained, &Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("train.lora.rank"), "{error}");
     let context = context(&lake, BATCH, folder.path(), &settings);
     rollout::run(&context, &Options::default()).await.unwrap();
     let updates = upstream.updates();
     assert_eq!(updates.len(), 1, "{updates:?}");
     assert_eq!(updates[0]["lora_name"], "policy-0000");
-    assert!(Path::new(updates[0]["lora_path"].as_str().unwrap()).is_dir(), "{updates:?}");
+    assert_eq!(updates[0]["lora_path"].as_str(), adapter.to_str(), "vLLM reads the adapter, not the weights");
     assert_eq!(upstream.last()["model"], "policy-0000", "what the agent asks for is the version that was given");
     let sql = "select concat_ws(' ', step, policy_version, array_to_string(response_token_ids, ','), array_to_string(behaviour_logprobs, ',')) \
                as line from calls";

@@ -362,10 +362,16 @@ async fn other_servers_are_given_each_version() {
         upstream_update,
         ..ServeConfig::default()
     };
-    let folder = std::path::Path::new("/policies/0007");
-    let served = publish(&config(Dialect::Vllm, Update::Adapter), 7, folder).await.unwrap();
+    let policy = tempfile::tempdir().unwrap();
+    let adapter = policy.path().join("adapter");
+    let served = publish(&config(Dialect::Vllm, Update::Adapter), 7, policy.path()).await.unwrap();
+    assert_eq!((served.upstream_model.as_str(), upstream.updates().len()), ("", 0), "it was started with a policy that has no adapter");
+    std::fs::create_dir(&adapter).unwrap();
+    std::fs::write(adapter.join("adapter_config.json"), "{}").unwrap();
+    let served = publish(&config(Dialect::Vllm, Update::Adapter), 7, policy.path()).await.unwrap();
     assert_eq!(served.upstream_model, "policy-0007");
-    assert_eq!(upstream.last(), json!({ "lora_name": "policy-0007", "lora_path": "/policies/0007" }));
+    assert_eq!(upstream.last(), json!({ "lora_name": "policy-0007", "lora_path": adapter }));
+    let folder = std::path::Path::new("/policies/0007");
     let served = publish(&config(Dialect::Sglang, Update::Weights), 7, folder).await.unwrap();
     assert_eq!(served.upstream_model, "");
     assert_eq!(upstream.last(), json!({ "model_path": "/policies/0007", "weight_version": "7", "flush_cache": true }));

@@ -209,7 +209,7 @@ fn scaled_logits(model: &Model, reads: &Reads, normed_pd: &Tensor, places: &Rang
 }
 
 /// A parameter's gradient, zeros if it has none yet.
-fn gradient_of(parameter: &Tensor) -> Tensor {
+pub(super) fn gradient_of(parameter: &Tensor) -> Tensor {
     if !parameter.grad().defined() {
         // The only way to a gradient is a backward pass.
         tch::with_grad(|| (parameter.narrow(0, 0, 1) * 0.0).sum(parameter.kind()).backward());

@@ -1,16 +1,17 @@
 //! The layers over a trie, forward and backward, in pieces of nodes and with attention over all of them.
 //!
-//! tch has no way to write a gradient of one's own, or to hand one to `backward`. So each layer is cut where attention is: a piece's input `x`,
-//! its attention's `out` and its output `y` belong to graphs of their own, and a gradient `g` of `y` goes in as `(y * g).sum().backward()`.
-//! Between them stand plain tensors, which is why the graphs can be kept from the forward pass or made again, layer by layer, from the inputs.
+//! tch has no way to write a gradient of one's own, or to hand one to `backward`. So each layer is cut at its attention and before its last
+//! projection: what lies between belongs to graphs of their own, whose end `y` gets its gradient `g` as `(y * g).sum().backward()`. Between
+//! them stand plain tensors, which is why the graphs can be kept from the forward pass or made again, layer by layer, from the inputs.
 //!
 //! Axes: `n` node, `h` query head, `g` key head, `c` channel of a head, `d` width.
 
 use tch::{Kind, Tensor};
 
 use super::attention::{Attended, Plan};
+use super::head::gradient_of;
 use super::trie::Trie;
-use crate::model::{Model, Rotations};
+use crate::model::{Linear, Model, Rotations};
 
 /// Nodes that go through a layer's projections at once: enough for full speed, few enough that what lies between them stays small.
 const NODES_AT_ONCE: i64 = 1024;
@@ -42,11 +43,13 @@ struct Before {
     qkv: [Tensor; 3],
 }
 
-/// Some nodes on their way from a layer's input and what they attended to to its output.
+/// Some nodes on their way from a layer's input and what they attended to to the last projection, of `gated_nf`, and what that is added to.
+/// The projection itself is in no graph: its gradient asks for its input alone, so that it is not computed again.
 struct After {
     x_nd: Tensor,
     out_nhc: Tensor,
-    y_nd: Tensor,
+    added_to_nd: Tensor,
+    gated_nf: Tensor,
 }
 
 /// What a layer leaves for the backward pass.
@@ -116,7 +119,9 @@ impl<'a> Nodes<'a> {
                 .map(|(start, len)| self.after(index, &after_x_nd.narrow(0, start, len), &out_nhc.narrow(0, start, len)))
                 .collect()
         });
-        let y_nd = Tensor::cat(&after.iter().map(|piece| piece.y_nd.detach()).collect::<Vec<_>>(), 0);
+        let down = &self.model.layers[index].down;
+        let y = |piece: &After| piece.added_to_nd.detach() + down.apply(&piece.gated_nf.detach());
+        let y_nd = Tensor::cat(&after.iter().map(y).collect::<Vec<_>>(), 0);
         let layer = LayerTrace { x_nd, attended, graphs: graphs.then_some((before, after)) };
         (y_nd, (keep != Keep::Nothing).then_some(layer))
     }
@@ -150,8 +155,8 @@ impl<'a> Nodes<'a> {
 
     fn after(&self, index: usize, x_nd: &Tensor, out_nhc: &Tensor) -> After {
         let (x_nd, out_nhc) = (leaf(x_nd), leaf(out_nhc));
-        let y_nd = self.model.after_attention(index, &x_nd, &out_nhc);
-        After { x_nd, out_nhc, y_nd }
+        let (added_to_nd, gated_nf) = self.model.before_down(index, &x_nd, &out_nhc);
+        After { x_nd, out_nhc, added_to_nd, gated_nf }
     }
 
     /// The gradient of a layer's input, given that of its output.
@@ -164,7 +169,9 @@ impl<'a> Nodes<'a> {
         for (start, len) in pieces(grad_nd) {
             let of = |x: &Tensor| x.narrow(0, start, len);
             let piece = kept.next().unwrap_or_else(|| self.after(index, &of(&after_x_nd), &of(&out_nhc)));
-            dot(&piece.y_nd, &of(grad_nd)).backward();
+            let grad_nd = of(grad_nd);
+            let gated_grad_nf = projection_backward(&self.model.layers[index].down, &piece.gated_nf.detach(), &grad_nd);
+            (dot(&piece.added_to_nd, &grad_nd) + dot(&piece.gated_nf, &gated_grad_nf)).backward();
             x_grads.push(piece.x_nd.grad());
             out_grads.push(piece.out_nhc.grad());
         }
@@ -182,6 +189,35 @@ impl<'a> Nodes<'a> {
         }
         x_grad_nd
     }
+}
+
+/// The gradient of a projection's input, given that of its output; those of its parameters are added to their own.
+///
+/// * `x`: its input, `[N, I]`, of no graph.
+fn projection_backward(projection: &Linear, x_ni: &Tensor, grad_no: &Tensor) -> Tensor {
+    let add = |parameter: &Tensor, left: &Tensor, right: &Tensor| {
+        if parameter.requires_grad() {
+            let mut gradient = gradient_of(parameter);
+            let _guard = tch::no_grad_guard();
+            let _ = gradient.addmm_(&left.transpose(0, 1), right);
+        }
+    };
+    add(&projection.weight_oi, grad_no, x_ni);
+    if let Some(bias_o) = projection.bias_o.as_ref().filter(|bias| bias.requires_grad()) {
+        let mut gradient = gradient_of(bias_o);
+        let _guard = tch::no_grad_guard();
+        gradient += grad_no.sum_dim_intlist(0i64, false, grad_no.kind());
+    }
+    let _guard = tch::no_grad_guard();
+    let mut grad_ni = grad_no.matmul(&projection.weight_oi);
+    if let Some(lora) = &projection.lora {
+        let scaled_no = grad_no * lora.scale;
+        let grad_nr = scaled_no.matmul(&lora.b_or);
+        add(&lora.b_or, &scaled_no, &x_ni.linear(&lora.a_ri, None::<&Tensor>));
+        add(&lora.a_ri, &grad_nr, x_ni);
+        grad_ni += grad_nr.matmul(&lora.a_ri);
+    }
+    grad_ni
 }
 
 /// Starts and lengths of the pieces that go through a layer's projections at once.

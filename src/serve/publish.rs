@@ -28,7 +28,8 @@ pub fn name(version: u64) -> String {
 /// `Fault::Usage` where the server's kind cannot be updated, `Fault::TryAgain` where it does not answer, and others where it refuses.
 pub async fn publish(config: &ServeConfig, version: u64, folder: &Path) -> Result<ServeConfig> {
     let folder = std::path::absolute(folder).with_context(|| format!("cannot say where `{}` lies", folder.display()))?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("the path `{}` is no text", path.display()));
+    let text =
+        |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("the path `{}` is no text", path.display()));
     let (endpoint, body, model) = match (config.upstream_update, config.dialect) {
         (Update::None, _) => return Ok(config.clone()),
         (Update::Adapter, Dialect::Vllm) => {

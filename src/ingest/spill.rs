@@ -1,9 +1,9 @@
-//! Spans on their way from the readers to `resolve`: written as they are read, taken back rollout by rollout.
+//! Spans on their way from the readers to `resolve`: kept as they are read, taken back rollout by rollout.
 //!
-//! Readers meet spans in the order of the files; `resolve` wants whole rollouts, sorted, a few at a time. A small input stays in memory.
-//! A large one goes to temporary files as runs of `[length: u32][postcard]`: those spans of one block that say the same of their rollout.
-//! What is kept in memory is where each run lies. When the joins between traces are known, the runs are sorted by rollout and cut into
-//! partitions that fit in memory.
+//! Readers meet spans in the order of the files; `resolve` wants whole rollouts, sorted, a few at a time. What is kept are runs: those spans
+//! of one block that say the same of their rollout. Runs stay in memory until they fill it; those that come after go to temporary files, as
+//! `[length: u32][postcard]` for each span. When the joins between traces are known, the runs are sorted by rollout and cut into partitions
+//! that fit in memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,21 +16,22 @@ use anyhow::{Context as _, Result};
 use crate::trace::resolve::{Components, locator, rollout_of};
 use crate::trace::span::Span;
 
-/// Bytes of encoded spans in one partition: what `resolve` and the Parquet writer make of it is about six times that. Small ones are worked
-/// on in memory that the one before has left, where large ones had a quarter of the CPU time go by in the kernel, clearing fresh pages.
-const PARTITION_BYTES: u64 = 2 << 20;
-/// Below this much input nothing is written to disk.
-const MEMORY_BYTES: u64 = 32 << 20;
+/// Bytes of spans in one partition: what `resolve` and the Parquet writer make of it is a few times that. Small ones are worked on in memory
+/// that the one before has left, where large ones had a quarter of the CPU time go by in the kernel, clearing fresh pages.
+const PARTITION_BYTES: usize = 4 << 20;
+/// Bytes of spans that stay in memory.
+const HELD_BYTES: usize = 256 << 20;
 
 /// All spans of one ingest.
 pub struct Spill {
-    in_memory: bool,
+    /// `HELD_BYTES`, but for tests.
+    limit_bytes: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    spans: Vec<Span>,
+    held_bytes: usize,
     files: Vec<Arc<File>>,
     /// Files that no reader writes to now, and their lengths: there are no more files than readers at one time.
     idle: Vec<(u32, u64)>,
@@ -39,16 +40,20 @@ struct State {
     locators: HashMap<u64, Box<[u8]>>,
 }
 
-/// Neighbouring records with one locator.
-#[derive(Debug, Clone, Copy)]
+/// Spans of one block with one locator, in the order of the block.
 struct Run {
     key: u64,
-    file: u32,
-    offset: u64,
-    length: u32,
+    /// Of the spans in memory, wherever they are now: partitions do not depend on which run came first.
+    size_bytes: usize,
+    kept: Kept,
 }
 
-/// One reader's way in, with a temporary file to itself.
+enum Kept {
+    Spans(Vec<Span>),
+    Stored { file: u32, offset: u64, length: usize },
+}
+
+/// One reader's way in, with a temporary file to itself where it needs one.
 pub struct Writer<'a> {
     spill: &'a Spill,
     place: Option<Place>,
@@ -65,15 +70,11 @@ struct Place {
 }
 
 /// The spans of whole rollouts, sorted by rollout from one partition to the next.
-pub enum Partition {
-    Spans(Vec<Span>),
-    Runs(Vec<u32>),
-}
+pub struct Partition(Vec<Run>);
 
 impl Spill {
-    /// For an input of about `input_bytes` (decompressed).
-    pub fn new(input_bytes: u64) -> Self {
-        Self { in_memory: input_bytes <= MEMORY_BYTES, state: Mutex::default() }
+    pub fn new() -> Self {
+        Self { limit_bytes: HELD_BYTES, state: Mutex::default() }
     }
 
     pub fn writer(&self) -> Writer<'_> {
@@ -92,66 +93,68 @@ impl Spill {
         Ok(Place { index, file, offset: 0 })
     }
 
+    /// Whether so many bytes more may stay in memory; they are counted if so.
+    fn holds(&self, size_bytes: usize) -> bool {
+        let mut state = locked(&self.state);
+        let held_bytes = state.held_bytes + size_bytes;
+        let fits = held_bytes <= self.limit_bytes;
+        if fits {
+            state.held_bytes = held_bytes;
+        }
+        fits
+    }
+
     /// Cuts the spans into partitions, now that all are here.
     ///
     /// * `files`: paths or URLs as given to ingest, by `Origin::file`.
     pub fn partitions(&self, components: &Components, files: &[String]) -> Result<Vec<Partition>> {
         let mut state = locked(&self.state);
-        if self.in_memory {
-            return Ok(vec![Partition::Spans(std::mem::take(&mut state.spans))]);
-        }
         let mut rollouts = HashMap::with_capacity(state.locators.len());
         for (key, locator) in std::mem::take(&mut state.locators) {
             let locator: Span = postcard::from_bytes(&locator).context("a locator cannot be read back")?;
             rollouts.insert(key, rollout_of(&locator, components, files).0);
         }
-        let mut order: Vec<(&str, u32)> = state.runs.iter().zip(0..).map(|(run, index)| (&*rollouts[&run.key], index)).collect();
-        order.sort_unstable();
+        let mut runs = std::mem::take(&mut state.runs);
+        runs.sort_by(|a, b| rollouts[&a.key].cmp(&rollouts[&b.key]));
         let mut partitions = Vec::new();
-        let (mut indices, mut size_bytes) = (Vec::new(), 0);
-        for rollout in order.chunk_by(|(before, _), (after, _)| before == after) {
-            let bytes: u64 = rollout.iter().map(|(_, index)| u64::from(state.runs[*index as usize].length)).sum();
-            if size_bytes > 0 && size_bytes + bytes > PARTITION_BYTES {
-                partitions.push(Partition::Runs(std::mem::take(&mut indices)));
-                size_bytes = 0;
+        let (mut partition, mut partition_bytes) = (Vec::new(), 0);
+        let mut runs = runs.into_iter().peekable();
+        while let Some(first) = runs.next() {
+            let rollout = &rollouts[&first.key];
+            let mut whole = vec![first];
+            while let Some(run) = runs.next_if(|run| rollouts[&run.key] == *rollout) {
+                whole.push(run);
             }
-            indices.extend(rollout.iter().map(|(_, index)| *index));
-            size_bytes += bytes;
+            let size_bytes: usize = whole.iter().map(|run| run.size_bytes).sum();
+            if partition_bytes > 0 && partition_bytes + size_bytes > PARTITION_BYTES {
+                partitions.push(Partition(std::mem::take(&mut partition)));
+                partition_bytes = 0;
+            }
+            partition.extend(whole);
+            partition_bytes += size_bytes;
         }
-        if !indices.is_empty() {
-            partitions.push(Partition::Runs(indices));
+        if !partition.is_empty() {
+            partitions.push(Partition(partition));
         }
         Ok(partitions)
     }
 
     /// Every span of a partition, in the order of its origin, whatever thread read it.
     pub fn take(&self, partition: Partition) -> Result<Vec<Span>> {
-        let mut spans = match partition {
-            Partition::Spans(spans) => spans,
-            Partition::Runs(indices) => self.read_runs(&indices)?,
-        };
-        spans.sort_by(|a, b| (a.origin, &a.span_id).cmp(&(b.origin, &b.span_id)));
-        Ok(spans)
-    }
-
-    fn read_runs(&self, indices: &[u32]) -> Result<Vec<Span>> {
         let mut spans = Vec::new();
         let mut bytes = Vec::new();
-        for index in indices {
-            let state = locked(&self.state);
-            let run = state.runs[*index as usize];
-            bytes.resize(run.length as usize, 0);
-            state.files[run.file as usize].read_exact_at(&mut bytes, run.offset).context("cannot read a temporary file back")?;
-            drop(state);
-            let mut rest = bytes.as_slice();
-            while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-                let (record, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
-                let span = postcard::from_bytes(record)
-                    .context("a spilled span cannot be read back; is the temporary folder damaged?")?;
-                spans.push(span);
-                rest = tail;
+        for run in partition.0 {
+            match run.kept {
+                Kept::Spans(held) => spans.extend(held),
+                Kept::Stored { file, offset, length } => {
+                    let file = Arc::clone(&locked(&self.state).files[file as usize]);
+                    bytes.resize(length, 0);
+                    file.read_exact_at(&mut bytes, offset).context("cannot read a temporary file back")?;
+                    decode(&bytes, &mut spans)?;
+                }
             }
         }
+        spans.sort_by(|a, b| (a.origin, &a.span_id).cmp(&(b.origin, &b.span_id)));
         Ok(spans)
     }
 }
@@ -159,34 +162,54 @@ impl Spill {
 impl Writer<'_> {
     /// Hands over the spans of one block.
     pub fn push(&mut self, spans: Vec<Span>) -> Result<()> {
-        if self.spill.in_memory {
-            locked(&self.spill.state).spans.extend(spans);
+        let mut runs: Vec<(u64, Vec<Span>)> = Vec::new();
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        let mut last = 0;
+        for span in spans {
+            // Neighbours are of one trace as a rule.
+            if runs.get(last).is_none_or(|(_, run): &(u64, Vec<Span>)| !says_the_same(&run[0], &span)) {
+                let key = self.key(&span)?;
+                last = *places.entry(key).or_insert(runs.len());
+                if last == runs.len() {
+                    runs.push((key, Vec::new()));
+                }
+            }
+            runs[last].1.push(span);
+        }
+        let sizes: Vec<usize> = runs.iter().map(|(_, run)| run.iter().map(Span::size_bytes).sum()).collect();
+        if self.spill.holds(sizes.iter().sum()) {
+            let held = runs.into_iter().zip(sizes);
+            self.runs.extend(held.map(|((key, spans), size_bytes)| Run { key, size_bytes, kept: Kept::Spans(spans) }));
             return Ok(());
         }
-        let mut keyed = Vec::with_capacity(spans.len());
-        for span in &spans {
-            let locator = postcard::to_stdvec(&locator(span)).context("a locator cannot be written")?;
-            let key = key_of(&locator);
-            self.locators.entry(key).or_insert_with(|| locator.into());
-            keyed.push((key, span));
-        }
-        keyed.sort_by_key(|(key, _)| *key);
+        self.store(runs, sizes)
+    }
+
+    /// The key of what a span says about its rollout.
+    fn key(&mut self, span: &Span) -> Result<u64> {
+        let locator = postcard::to_stdvec(&locator(span)).context("a locator cannot be written")?;
+        let key = key_of(&locator);
+        self.locators.entry(key).or_insert_with(|| locator.into());
+        Ok(key)
+    }
+
+    fn store(&mut self, runs: Vec<(u64, Vec<Span>)>, sizes: Vec<usize>) -> Result<()> {
         let place = match &mut self.place {
             Some(place) => place,
             none => none.insert(self.spill.place()?),
         };
         let mut bytes = Vec::new();
-        for group in keyed.chunk_by(|(before, _), (after, _)| before == after) {
+        for ((key, spans), size_bytes) in runs.iter().zip(sizes) {
             let start = bytes.len();
-            for (_, span) in group {
+            for span in spans {
                 let length_at = bytes.len();
                 bytes.extend_from_slice(&[0; 4]);
                 bytes = postcard::to_extend(span, bytes).context("a span cannot be spilled")?;
                 let length = (bytes.len() - length_at - 4) as u32;
                 bytes[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
             }
-            let length = (bytes.len() - start) as u32;
-            self.runs.push(Run { key: group[0].0, file: place.index, offset: place.offset + start as u64, length });
+            let kept = Kept::Stored { file: place.index, offset: place.offset + start as u64, length: bytes.len() - start };
+            self.runs.push(Run { key: *key, size_bytes, kept });
         }
         (&*place.file).write_all(&bytes).context(WRITE)?;
         place.offset += bytes.len() as u64;
@@ -200,6 +223,28 @@ impl Writer<'_> {
         state.runs.extend(self.runs);
         state.locators.extend(self.locators);
     }
+}
+
+/// Whether two spans have one locator, as far as that shows without making them.
+fn says_the_same(a: &Span, b: &Span) -> bool {
+    let stated = |span: &Span| span.trace_id.as_deref().is_some_and(|trace| !trace.is_empty());
+    stated(a)
+        && a.trace_id == b.trace_id
+        && a.format == b.format
+        && a.identity.rollout_id == b.identity.rollout_id
+        && a.identity.attempt_id == b.identity.attempt_id
+}
+
+/// Spans out of what `Writer::store` made of them.
+fn decode(mut bytes: &[u8], spans: &mut Vec<Span>) -> Result<()> {
+    while let Some((length, tail)) = bytes.split_first_chunk::<4>() {
+        let (record, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
+        let span =
+            postcard::from_bytes(record).context("a spilled span cannot be read back; is the temporary folder damaged?")?;
+        spans.push(span);
+        bytes = tail;
+    }
+    Ok(())
 }
 
 fn key_of(locator: &[u8]) -> u64 {
@@ -227,13 +272,13 @@ mod tests {
             span_id: format!("s{line}"),
             trace_id: Some(format!("t{line}")),
             links: if line % 2 == 1 { vec![link] } else { Vec::new() },
-            name: "x".repeat(100_000),
+            attributes_json: Some("x".repeat(100_000)),
             ..Span::default()
         }
     }
 
-    fn check(input_bytes: u64, partitions_expected: bool) {
-        let spill = Spill::new(input_bytes);
+    fn check(limit_bytes: usize) {
+        let spill = Spill { limit_bytes, ..Spill::new() };
         let mut joiner = Joiner::default();
         for reader in 0..3 {
             let mut writer = spill.writer();
@@ -245,7 +290,8 @@ mod tests {
         }
         let components = joiner.finish();
         let partitions = spill.partitions(&components, &[]).unwrap();
-        assert_eq!(partitions.len() > 1, partitions_expected);
+        assert_eq!(locked(&spill.state).files.is_empty(), limit_bytes > 200 << 20);
+        assert!(partitions.len() > 10);
         let mut all = Vec::new();
         let mut last = String::new();
         for partition in partitions {
@@ -263,7 +309,8 @@ mod tests {
 
     #[test]
     fn rollouts_come_back_whole_and_in_order() {
-        check(0, false);
-        check(200 << 20, true);
+        for limit_bytes in [0, 20 << 20, 256 << 20] {
+            check(limit_bytes);
+        }
     }
 }

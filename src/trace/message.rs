@@ -108,6 +108,13 @@ impl Message {
         json.push('}');
     }
 
+    /// About how many bytes of memory the message takes.
+    pub fn size_bytes(&self) -> usize {
+        let texts = [&self.content, &self.reasoning, &self.refusal, &self.parts_json];
+        let calls = self.tool_calls.iter().map(|call| size_of::<ToolCallRequest>() + call.name.len() + call.arguments.len());
+        size_of::<Message>() + texts.into_iter().flatten().map(String::len).sum::<usize>() + calls.sum::<usize>()
+    }
+
     pub fn to_json(&self) -> String {
         let mut json = String::new();
         self.push_json(&mut json);

@@ -107,6 +107,22 @@ pub struct Span {
     pub part_json: Option<Box<str>>,
 }
 
+impl Span {
+    /// About how many bytes of memory the span takes: itself, and its parts of any length. Ids and names are not worth counting.
+    pub fn size_bytes(&self) -> usize {
+        let texts = [&self.status_message, &self.events_json, &self.attributes_json, &self.resource_json];
+        let mut size = size_of::<Span>() + texts.into_iter().flatten().map(String::len).sum::<usize>();
+        size += self.part_json.as_ref().map_or(0, |part| part.len());
+        size += self.links.len() * size_of::<Link>() + self.rewards.len() * size_of::<Reward>();
+        size += self.llm.as_ref().map_or(0, |llm| llm.size_bytes());
+        size += self.tool.as_ref().map_or(0, |tool| {
+            let texts = [&tool.arguments, &tool.result].into_iter().flatten();
+            size_of::<Tool>() + texts.map(String::len).sum::<usize>()
+        });
+        size + self.rollout.as_ref().and_then(|rollout| rollout.task_input.as_ref()).map_or(0, String::len)
+    }
+}
+
 /// What a span says about who and what it belongs to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Identity {
@@ -178,6 +194,29 @@ pub struct Llm {
     pub http_status: Option<i32>,
     /// The client gave up on this call and asked again.
     pub abandoned: Option<bool>,
+}
+
+impl Llm {
+    fn size_bytes(&self) -> usize {
+        let numbers = |list: &Option<Vec<i32>>| list.as_ref().map_or(0, |list| size_of_val(list.as_slice()));
+        let offers = self.tools.iter().map(|offer| {
+            let texts = [&offer.description, &offer.parameters].into_iter().flatten();
+            size_of::<ToolOffer>() + texts.map(String::len).sum::<usize>()
+        });
+        let choices = self.choices.iter().map(|choice| {
+            let logprobs = [&choice.logprobs, &choice.sampled_logprobs].into_iter().flatten();
+            size_of::<Choice>()
+                + choice.message.size_bytes()
+                + numbers(&choice.token_ids)
+                + logprobs.map(|list| size_of_val(list.as_slice())).sum::<usize>()
+        });
+        size_of::<Llm>()
+            + self.params_json.as_ref().map_or(0, String::len)
+            + self.input.iter().map(Message::size_bytes).sum::<usize>()
+            + numbers(&self.prompt_token_ids)
+            + offers.sum::<usize>()
+            + choices.sum::<usize>()
+    }
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

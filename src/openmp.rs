@@ -2,7 +2,9 @@
 //! which wait for work in a loop.
 
 use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What `parallel` runs.
 pub type Work = unsafe extern "C" fn(*mut c_void);
@@ -23,6 +25,38 @@ pub unsafe fn parallel(threads: u32, work: Work, data: *mut c_void) {
         // SAFETY: the same.
         _ => unsafe { work(data) },
     }
+}
+
+/// Runs `work` on each of these, in so many threads at once.
+pub fn each<T: Send, F: Fn(&mut T) + Sync>(threads: usize, items: &mut [T], work: F) {
+    struct Shared<'a, T, F> {
+        items: *mut T,
+        count: usize,
+        next: AtomicUsize,
+        panicked: AtomicBool,
+        work: &'a F,
+    }
+    unsafe extern "C" fn take<T, F: Fn(&mut T)>(data: *mut c_void) {
+        // SAFETY: `data` is the `Shared` below, which outlives the threads.
+        let shared = unsafe { &*data.cast::<Shared<T, F>>() };
+        let next = || Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < shared.count);
+        // The runtime's frames cannot be unwound.
+        let taken = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(index) = next() {
+                // SAFETY: each index is given out once, and is within the slice.
+                (shared.work)(unsafe { &mut *shared.items.add(index) });
+            }
+        }));
+        if taken.is_err() {
+            shared.panicked.store(true, Ordering::Relaxed);
+        }
+    }
+    let count = items.len();
+    let mut shared =
+        Shared { items: items.as_mut_ptr(), count, next: AtomicUsize::new(0), panicked: AtomicBool::new(false), work: &work };
+    // SAFETY: no item is worked on by two threads, and items may be sent to others.
+    unsafe { parallel(threads.clamp(1, count.max(1)) as u32, take::<T, F>, std::ptr::from_mut(&mut shared).cast()) };
+    assert!(!shared.panicked.into_inner(), "a thread broke off");
 }
 
 /// Ends the threads that work for this one; new ones are made when it next needs any.
@@ -49,4 +83,25 @@ fn entry(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: looks for a name in the libraries that are loaded.
     let found = unsafe { nix::libc::dlsym(nix::libc::RTLD_DEFAULT, name.as_ptr()) };
     (!found.is_null()).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_worked_on_once() {
+        for threads in [1, 2, 5] {
+            let mut items: Vec<u32> = (0..100).collect();
+            each(threads, &mut items, |item| *item += 1);
+            assert_eq!(items, (1..101).collect::<Vec<_>>());
+        }
+        each(2, &mut [0u32; 0], |_| unreachable!());
+    }
+
+    #[test]
+    #[should_panic(expected = "a thread broke off")]
+    fn a_panic_is_passed_on() {
+        each(2, &mut [1, 2, 3], |item| assert_ne!(*item, 2));
+    }
 }

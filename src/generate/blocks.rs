@@ -85,6 +85,11 @@ impl Blocks {
         found
     }
 
+    /// The block that has this content.
+    pub fn get(&self, content: &Content) -> Option<Block> {
+        self.by_content.get(content).copied()
+    }
+
     /// How many blocks `find` would find.
     pub fn count(&self, contents: &[Content]) -> usize {
         contents.iter().take_while(|content| self.by_content.contains_key(*content)).count()

@@ -75,6 +75,14 @@ impl Forward {
         }
     }
 
+    /// Copies blocks of the cache onto others, as they all are before.
+    pub fn copy(&self, from: &Tensor, to: &Tensor, block_tokens: i64) {
+        for cache in &self.cache {
+            let mut blocks = cache.view([2 * self.config.kv_heads, -1, block_tokens, self.config.head_dim]);
+            let _ = blocks.index_copy_(1, to, &blocks.index_select(1, from));
+        }
+    }
+
     /// Computes the step's keys, values and logits.
     ///
     /// * `ids_n`, `positions_n`: the tokens and their places in their sequences.

@@ -169,7 +169,7 @@ impl Sampler {
         let top = policy.top(logits, sampling.logprobs);
         let (id, sampled_logprob) = match (sampling.temperature > 0.0, sampling.is_plain()) {
             (true, true) => {
-                let id = policy.invert(logits, self.stream.uniform(self.drawn));
+                let id = policy.invert(self.stream.uniform(self.drawn));
                 (id, policy.logprob(logits[id as usize]))
             }
             (true, false) => self.draw_processed(&self.processed(logits, allowed), temperature)?,
@@ -221,7 +221,7 @@ impl Sampler {
     fn draw_processed(&self, logits: &[f32], temperature: f64) -> Result<(u32, f64), String> {
         let all = Softmax::new(logits, temperature).ok_or("every id is forbidden")?;
         let kept = self.keep(logits, &all);
-        let weights: Vec<f64> = kept.iter().map(|id| all.weight(logits[*id as usize])).collect();
+        let weights: Vec<f64> = kept.iter().map(|id| all.weight(*id)).collect();
         let total: f64 = weights.iter().sum();
         let target = self.stream.uniform(self.drawn) * total;
         let chosen = invert(weights.iter().copied(), target);
@@ -234,7 +234,7 @@ impl Sampler {
         let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|id| logits[*id as usize] > f32::NEG_INFINITY).collect();
         if sampling.min_p > 0.0 {
             // The likeliest has weight 1.
-            ids.retain(|id| all.weight(logits[*id as usize]) >= sampling.min_p);
+            ids.retain(|id| all.weight(*id) >= sampling.min_p);
         }
         let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
         if sampling.top_k > 0 && sampling.top_k < ids.len() {
@@ -242,7 +242,7 @@ impl Sampler {
             ids.truncate(sampling.top_k);
         }
         if sampling.top_p < 1.0 {
-            let total: f64 = ids.iter().map(|id| all.weight(logits[*id as usize])).sum();
+            let total: f64 = ids.iter().map(|id| all.weight(*id)).sum();
             let wanted = sampling.top_p * total;
             if ids.len() > SORTED_FIRST {
                 ids.select_nth_unstable_by(SORTED_FIRST - 1, likelier);
@@ -252,7 +252,7 @@ impl Sampler {
             let enough = |ids: &[u32]| {
                 let mut sum = 0.0;
                 ids.iter().position(|id| {
-                    sum += all.weight(logits[*id as usize]);
+                    sum += all.weight(*id);
                     sum >= wanted
                 })
             };
@@ -272,7 +272,8 @@ struct Softmax {
     likeliest: u32,
     max: f64,
     temperature: f64,
-    /// Sum of the weights, each relative to the likeliest's.
+    /// Of each id, relative to the likeliest's, from 0 to 1.
+    weights: Vec<f64>,
     total: f64,
 }
 
@@ -291,14 +292,14 @@ impl Softmax {
         if !max.is_finite() {
             return None;
         }
-        let mut softmax = Softmax { likeliest: likeliest as u32, max: f64::from(max), temperature, total: 0.0 };
-        softmax.total = logits.iter().map(|logit| softmax.weight(*logit)).sum();
-        Some(softmax)
+        let max = f64::from(max);
+        let weights: Vec<f64> = logits.iter().map(|logit| ((f64::from(*logit) - max) / temperature).exp()).collect();
+        let total = weights.iter().sum();
+        Some(Softmax { likeliest: likeliest as u32, max, temperature, weights, total })
     }
 
-    /// Probability relative to the likeliest's, from 0 to 1.
-    fn weight(&self, logit: f32) -> f64 {
-        ((f64::from(logit) - self.max) / self.temperature).exp()
+    fn weight(&self, id: u32) -> f64 {
+        self.weights[id as usize]
     }
 
     fn logprob(&self, logit: f32) -> f64 {
@@ -306,8 +307,8 @@ impl Softmax {
     }
 
     /// The id at this place, from 0 to 1, of the cumulative distribution.
-    fn invert(&self, logits: &[f32], place: f64) -> u32 {
-        invert(logits.iter().map(|logit| self.weight(*logit)), place * self.total) as u32
+    fn invert(&self, place: f64) -> u32 {
+        invert(self.weights.iter().copied(), place * self.total) as u32
     }
 
     /// The likeliest ids with their log-probabilities, most likely first.
@@ -461,9 +462,9 @@ mod tests {
             let kept = sampler.keep(&logits, &all);
             let expected: Vec<u32> = (0..40).filter(|id| case.logprobs[*id as usize].is_some()).collect();
             assert_eq!(kept, expected, "{:?}", case.settings);
-            let total: f64 = kept.iter().map(|id| all.weight(logits[*id as usize])).sum();
+            let total: f64 = kept.iter().map(|id| all.weight(*id)).sum();
             for id in kept {
-                let logprob = (all.weight(logits[id as usize]) / total).ln();
+                let logprob = (all.weight(id) / total).ln();
                 let expected = case.logprobs[id as usize].expect("kept");
                 assert!((logprob - expected).abs() < 1e-5, "{:?}: {logprob} is not {expected}", case.settings);
             }

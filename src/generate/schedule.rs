@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::blocks::{Block, Blocks, Content, extend_contents};
 use super::sample::{Sampled, Sampler};
 use super::{Event, Finish, GenerateConfig, Request, Stats};
+use crate::openmp;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -56,7 +57,12 @@ pub struct Step {
     pub positions_n: Vec<i64>,
     /// `[N]`: place of each row's keys and values in the cache, in tokens.
     pub slots_n: Vec<i64>,
+    /// Blocks to copy before the pass, all at once: from, to.
+    pub copies: Vec<(Block, Block)>,
 }
+
+/// A running sequence, the logits that it samples from where it does, and what came of that.
+type Draw<'a> = (&'a mut Sequence, Option<&'a [f32]>, Option<Result<Sampled, String>>);
 
 #[derive(Debug)]
 pub struct Scheduler {
@@ -68,6 +74,8 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     waiting: VecDeque<Sequence>,
     counts: Stats,
+    /// Of the step that is being put together.
+    copies: Vec<(Block, Block)>,
     /// What is to be told, in order, by `flush`.
     told: Vec<(UnboundedSender<Event>, Event)>,
 }
@@ -84,6 +92,7 @@ impl Scheduler {
             running: Vec::new(),
             waiting: VecDeque::new(),
             counts: Stats { block_tokens: config.block_tokens, ..Stats::default() },
+            copies: Vec::new(),
             told: Vec::new(),
         }
     }
@@ -232,8 +241,13 @@ impl Scheduler {
         sequence.blocks = self.blocks.find(&sequence.contents[..whole]);
         sequence.computed = sequence.blocks.len() * self.config.block_tokens;
         // Neighbours are handed out one by one, so all that a prompt needs are taken before another sequence starts among them.
+        let begun = self.begun(&sequence);
         for _ in sequence.blocks.len()..sequence.ids.len().div_ceil(self.config.block_tokens) {
             sequence.blocks.extend(self.blocks.take(sequence.blocks.last().copied()));
+        }
+        if let Some((tokens, block)) = begun {
+            self.copies.push((block, sequence.blocks[sequence.computed / self.config.block_tokens]));
+            sequence.computed += tokens;
         }
         self.counts.prompt_tokens += sequence.prompt_tokens as u64;
         self.counts.cached_tokens += sequence.computed as u64;
@@ -243,10 +257,31 @@ impl Scheduler {
         pending
     }
 
-    fn assemble(&self, rows: &[usize]) -> Option<Step> {
+    /// How many tokens after the whole blocks that a sequence shares are in a block of somebody else's, and in which: samples of one prompt
+    /// differ only after its end, which is hardly ever that of a block. The last token is never among them, since its logits are wanted.
+    fn begun(&self, sequence: &Sequence) -> Option<(usize, Block)> {
+        let block = sequence.blocks.len();
+        let wanted = &sequence.ids[sequence.computed..sequence.ids.len() - 1];
+        let wanted = &wanted[..wanted.len().min(self.config.block_tokens)];
+        if !self.config.prefix_reuse || wanted.is_empty() {
+            return None;
+        }
+        let before = |sequence: &Sequence| block.checked_sub(1).and_then(|last| sequence.contents.get(last).copied());
+        let of = |running: &Sequence| {
+            let computed =
+                running.ids.get(sequence.computed..running.computed).filter(|_| before(running) == before(sequence))?;
+            let tokens = computed.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+            (tokens > 0).then(|| (tokens, running.blocks[block]))
+        };
+        let whole = sequence.contents.get(block).and_then(|content| self.blocks.get(content)).map(|block| (wanted.len(), block));
+        // Of equally long ones the first, so that the same requests are worked on in the same way.
+        whole.or_else(|| self.running.iter().filter_map(of).reduce(|best, next| if next.0 > best.0 { next } else { best }))
+    }
+
+    fn assemble(&mut self, rows: &[usize]) -> Option<Step> {
         let mut order: Vec<usize> = (0..rows.len()).filter(|index| rows[*index] > 0).collect();
         order.sort_by(|a, b| self.running[*a].blocks.cmp(&self.running[*b].blocks));
-        let mut step = Step::default();
+        let mut step = Step { copies: std::mem::take(&mut self.copies), ..Step::default() };
         for index in order {
             let sequence = &self.running[index];
             let (first, past) = (step.ids_n.len(), sequence.computed);
@@ -284,12 +319,24 @@ impl Scheduler {
     /// Samples the next token of every part that wants one.
     ///
     /// * `logits`: of each such part, in the order of the parts.
-    pub fn sample<'a>(&mut self, step: &Step, logits: impl Iterator<Item = &'a [f32]>) {
+    /// * `threads`: how many draw at once. An id is a matter of its own logits and key alone, so that this changes none.
+    pub fn sample<'a>(&mut self, step: &Step, logits: impl Iterator<Item = &'a [f32]>, threads: usize) {
+        let sampling = || step.parts.iter().filter(|part| part.samples);
+        let mut logits_of: Vec<Option<&[f32]>> = vec![None; self.running.len()];
+        for (part, logits) in sampling().zip(logits) {
+            logits_of[part.running] = Some(logits);
+        }
+        let mut drawn: Vec<Draw> =
+            self.running.iter_mut().zip(logits_of).map(|(sequence, logits)| (sequence, logits, None)).collect();
+        openmp::each(threads, &mut drawn, |(sequence, logits, drawn)| {
+            *drawn = logits.map(|logits| sequence.sampler.next(logits))
+        });
+        let mut drawn: Vec<_> = drawn.into_iter().map(|(_, _, drawn)| drawn).collect();
         // A place is freed with a finish, or after a failure that was told already.
         let mut ended: Vec<(usize, Option<Finish>)> = Vec::new();
-        for (part, logits) in step.parts.iter().filter(|part| part.samples).zip(logits) {
+        for part in sampling() {
             let sequence = &mut self.running[part.running];
-            match sequence.sampler.next(logits) {
+            match drawn[part.running].take().expect("one was drawn for each") {
                 Ok(sampled) => {
                     self.counts.new_tokens += 1;
                     ended.extend(sequence.accept(sampled.id).map(|finish| (part.running, Some(finish))));

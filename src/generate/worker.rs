@@ -34,6 +34,8 @@ pub struct Worker {
     block_tokens: usize,
     /// Rows of a tile where every row must get the same bytes wherever it stands.
     tile: Option<usize>,
+    /// Of the last step, kept for the room that they take.
+    logits: Vec<f32>,
     model_seconds: f64,
     other_seconds: f64,
 }
@@ -54,6 +56,7 @@ impl Worker {
             stats,
             block_tokens: config.block_tokens,
             tile,
+            logits: Vec::new(),
             model_seconds: 0.0,
             other_seconds: 0.0,
         }
@@ -92,14 +95,20 @@ impl Worker {
         self.scheduler.drop_cancelled();
         let Some(step) = self.scheduler.step() else { return };
         let planned = Instant::now();
+        if !step.copies.is_empty() {
+            let (from, to): (Vec<i64>, Vec<i64>) =
+                step.copies.iter().map(|(from, to)| (i64::from(*from), i64::from(*to))).unzip();
+            self.forward.copy(&self.tensor(&from), &self.tensor(&to), self.block_tokens as i64);
+        }
         let logits_mv = match self.tile {
             None => self.fast(&step),
             Some(rows) => self.in_tiles(&step, rows),
         };
-        let logits = logits_mv.map(|logits_mv| rows_of(&logits_mv)).unwrap_or_default();
+        self.logits.clear();
+        let width = logits_mv.map_or(1, |logits_mv| read(&logits_mv, &mut self.logits));
         let computed = Instant::now();
         self.scheduler.computed(&step);
-        self.scheduler.sample(&step, logits.iter().map(Vec::as_slice));
+        self.scheduler.sample(&step, self.logits.chunks_exact(width), tch::get_num_threads().max(1) as usize);
         self.model_seconds += (computed - planned).as_secs_f64();
         self.other_seconds += (planned - start).as_secs_f64() + computed.elapsed().as_secs_f64();
     }
@@ -211,17 +220,12 @@ fn places_agree(forward: &Forward) -> bool {
     })
 }
 
-/// `[M, V]` as slices, on this side of the device.
-fn rows_of(logits_mv: &Tensor) -> Vec<Vec<f32>> {
-    let width = logits_mv.size()[1] as usize;
+/// Copies `[M, V]` to this side of the device, row after row. Returns `V`.
+fn read(logits_mv: &Tensor, values: &mut Vec<f32>) -> usize {
     let logits_mv = logits_mv.to_device(tch::Device::Cpu).contiguous();
-    (0..logits_mv.size()[0])
-        .map(|row| {
-            let mut values = vec![0f32; width];
-            logits_mv.get(row).copy_data(&mut values, width);
-            values
-        })
-        .collect()
+    values.resize(logits_mv.numel(), 0.0);
+    logits_mv.copy_data(values, logits_mv.numel());
+    logits_mv.size()[1] as usize
 }
 
 /// What a panic says.

@@ -27,7 +27,7 @@ fn step(scheduler: &mut Scheduler) -> usize {
     let last_ids = step.parts.iter().filter(|part| part.samples).map(|part| step.ids_n[part.rows.end - 1] as usize);
     let logits: Vec<Vec<f32>> =
         last_ids.map(|last| (0..VOCABULARY).map(|id| if id == (last + 1) % VOCABULARY { 5.0 } else { 0.0 }).collect()).collect();
-    scheduler.sample(&step, logits.iter().map(Vec::as_slice));
+    scheduler.sample(&step, logits.iter().map(Vec::as_slice), 2);
     scheduler.flush();
     step.ids_n.len()
 }
@@ -86,6 +86,28 @@ fn equal_prompts_that_arrive_together_are_computed_once() {
         assert_eq!(scheduler.stats().cached_tokens, cached);
         for receiver in &mut receivers {
             assert_eq!(heard(receiver).1, [21, 22]);
+        }
+    }
+}
+
+#[test]
+fn what_is_shared_of_a_last_block_is_copied() {
+    for length in [3, 21, 22, 23, 24] {
+        let prompt: Vec<u32> = (0..length).collect();
+        // All but the last token, whose logits are wanted; of one with another token before that, what stands before it.
+        let other: Vec<u32> = prompt.iter().map(|id| if *id == length - 2 { 40 } else { *id }).collect();
+        for (prefix_reuse, second, cached) in
+            [(true, &prompt, length - 1), (true, &other, length - 2), (false, &prompt, 0)].map(|(a, b, c)| (a, b, c as usize))
+        {
+            let mut scheduler = scheduler(100, GenerateConfig { prefix_reuse, ..GenerateConfig::default() });
+            let mut receivers = [add(&mut scheduler, &prompt, 3), add(&mut scheduler, &[46], 1)];
+            assert_eq!(step(&mut scheduler), length as usize + 1);
+            let mut receiver = add(&mut scheduler, second, 2);
+            assert_eq!(step(&mut scheduler), 1 + second.len() - cached, "{length} {cached}");
+            run(&mut scheduler);
+            assert_eq!(heard(&mut receiver), (vec![cached], vec![length, length + 1], Event::Finished(Finish::Length)));
+            assert_eq!(heard(&mut receivers[0]).1, [length, length + 1, length + 2]);
+            assert_eq!(scheduler.stats().blocks_used, 0);
         }
     }
 }

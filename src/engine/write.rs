@@ -23,6 +23,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use tokio::sync::mpsc;
 
 use super::grain::GrainCheck;
+use super::ranges::ROLLOUT_ID;
 use super::session;
 use crate::lake::{DataFile, Run};
 use crate::schema::Table;
@@ -218,11 +219,13 @@ async fn partition(
 
 /// A temporary file that begins with these rows.
 fn spill(path: &Path, schema: &SchemaRef, rows: &[RecordBatch]) -> Result<ArrowWriter<File>> {
-    // Read once or twice within seconds and then deleted: neither compression nor dictionaries pay.
+    // Read once or twice within seconds and then deleted: neither compression nor dictionaries pay, nor statistics but those by which
+    // ranges are found.
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .set_dictionary_enabled(false)
-        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_statistics_enabled(ROLLOUT_ID.into(), EnabledStatistics::Chunk)
         .build();
     let file = File::create(path).with_context(|| format!("cannot create `{}`", path.display()))?;
     let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;

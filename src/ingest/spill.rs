@@ -20,7 +20,7 @@ use crate::trace::span::Span;
 /// that the one before has left, where large ones had a quarter of the CPU time go by in the kernel, clearing fresh pages.
 const PARTITION_BYTES: usize = 4 << 20;
 /// Bytes of spans that stay in memory.
-const HELD_BYTES: usize = 256 << 20;
+const HELD_BYTES: usize = 64 << 20;
 
 /// All spans of one ingest.
 pub struct Spill {

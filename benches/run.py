@@ -24,16 +24,25 @@ HERE = Path(__file__).resolve().parent
 IDS = re.compile(rb'("(?:traceId|spanId|parentSpanId)": ?")([0-9a-f]+)(")')
 
 
+# The kernel counts what a process held before it became the command, so that its parent has to be small.
+USAGE = """
+import json, os, sys
+target, *command = sys.argv[1:]
+_, status, usage = os.wait4(os.posix_spawnp(command[0], command, os.environ), 0)
+with open(target, "w") as file:
+    json.dump([usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024], file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def measure(command, **env):
     """Runs a command: its CPU seconds, peak memory in MiB, and what it printed."""
-    output = tempfile.TemporaryFile()
-    process = subprocess.Popen([str(part) for part in command], stdout=output, env={**os.environ, **env})
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    output.seek(0)
-    if process.returncode != 0:
-        sys.exit(f"{command[0]} ended with {process.returncode}: {' '.join(map(str, command))}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output.read().decode()
+    command = [str(part) for part in command]
+    with tempfile.NamedTemporaryFile("r") as usage:
+        ended = subprocess.run([sys.executable, "-c", USAGE, usage.name, *command], stdout=subprocess.PIPE, env={**os.environ, **env})
+        if ended.returncode != 0:
+            sys.exit(f"{command[0]} ended with {ended.returncode}: {' '.join(command)}")
+        return *json.load(usage), ended.stdout.decode()
 
 
 def scale(traces, megabytes, target):

@@ -12,7 +12,7 @@ pub struct GenerateConfig {
     /// Memory of the KV cache, in MiB; allocated at the start and never more. Requests wait where it is full.
     pub kv_mib: u64,
     /// Tokens of a block, the unit in which the cache is lent and shared: a power of two from 1 to 1024. Prefixes are found again in
-    /// whole blocks.
+    /// whole blocks; what is alike at the beginning of the next is copied from a request that is being worked on.
     pub block_tokens: usize,
     /// Requests that are worked on at once; more wait.
     pub max_batch: usize,

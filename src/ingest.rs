@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Files and blocks of one file are read in parallel. Memory is bounded whatever the size of the input: a block of a few megabytes for
-//! each thread, then one partition of whole rollouts for each thread. What is written does not depend on which thread read what.
+//! each thread and 64 MiB of spans, then one partition of whole rollouts for each thread. What is written does not depend on which
+//! thread read what.
 
 mod columns;
 mod decode;

@@ -27,7 +27,7 @@ pub unsafe fn parallel(threads: u32, work: Work, data: *mut c_void) {
     }
 }
 
-/// Runs `work` on each of these, in so many threads at once.
+/// Runs `work` on each of these, in so many threads at once. Panics where `work` does, once all threads have ended.
 pub fn each<T: Send, F: Fn(&mut T) + Sync>(threads: usize, items: &mut [T], work: F) {
     struct Shared<'a, T, F> {
         items: *mut T,

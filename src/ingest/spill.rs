@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 
-use crate::trace::resolve::{Components, locator, rollout_of};
+use crate::trace::resolve::{Components, have_one_locator, locator, rollout_of};
 use crate::trace::span::Span;
 
 /// Bytes of spans in one partition: what `resolve` and the Parquet writer make of it is a few times that. Small ones are worked on in memory
@@ -167,7 +167,7 @@ impl Writer<'_> {
         let mut last = 0;
         for span in spans {
             // Neighbours are of one trace as a rule.
-            if runs.get(last).is_none_or(|(_, run): &(u64, Vec<Span>)| !says_the_same(&run[0], &span)) {
+            if runs.get(last).is_none_or(|(_, run): &(u64, Vec<Span>)| !have_one_locator(&run[0], &span)) {
                 let key = self.key(&span)?;
                 last = *places.entry(key).or_insert(runs.len());
                 if last == runs.len() {
@@ -223,16 +223,6 @@ impl Writer<'_> {
         state.runs.extend(self.runs);
         state.locators.extend(self.locators);
     }
-}
-
-/// Whether two spans have one locator, as far as that shows without making them.
-fn says_the_same(a: &Span, b: &Span) -> bool {
-    let stated = |span: &Span| span.trace_id.as_deref().is_some_and(|trace| !trace.is_empty());
-    stated(a)
-        && a.trace_id == b.trace_id
-        && a.format == b.format
-        && a.identity.rollout_id == b.identity.rollout_id
-        && a.identity.attempt_id == b.identity.attempt_id
 }
 
 /// Spans out of what `Writer::store` made of them.

@@ -427,6 +427,15 @@ impl Sets {
     }
 }
 
+/// Whether two spans have one [`locator`], as far as that shows without making them: false where it takes more than a trace id.
+pub fn have_one_locator(a: &Span, b: &Span) -> bool {
+    trace_of(a).is_some()
+        && a.trace_id == b.trace_id
+        && a.format == b.format
+        && a.identity.rollout_id == b.identity.rollout_id
+        && a.identity.attempt_id == b.identity.attempt_id
+}
+
 fn stated_rollout(span: &Span) -> Option<&str> {
     span.identity.rollout_id.as_deref().filter(|id| !id.is_empty())
 }

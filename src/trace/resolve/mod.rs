@@ -27,7 +27,7 @@ mod tree;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use join::{Components, Joiner, RolloutSource, locator};
+pub use join::{Components, Joiner, RolloutSource, have_one_locator, locator};
 pub use row::{Evidence, Row, ToolStatus};
 
 use super::container::{langsmith, session};

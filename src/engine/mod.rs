@@ -6,7 +6,7 @@
 //!
 //! A file writes a table of its stage (from `schemas/`) or a relation that other files read; several files that write the same one are
 //! put under each other. A relation read once is a view, so that DataFusion optimises it together with its reader; one read more often
-//! is computed once, into memory where it is small, else into temporary Parquet. A table that is written is read back by the files after
+//! is computed once, into memory where it is small, else into temporary files. A table that is written is read back by the files after
 //! it, never computed again. A large batch is worked on by ranges of rollouts.
 
 mod builtin;
@@ -16,6 +16,7 @@ mod plans;
 mod ranges;
 mod relation;
 mod session;
+mod small;
 mod sql_file;
 mod stage;
 mod statement;

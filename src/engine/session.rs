@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::small;
 use crate::config::Config;
 use crate::lake::{DataFile, Lake};
 use crate::schema::Table;
@@ -37,34 +39,41 @@ pub struct EngineConfig {
     /// Rows of a stage's largest input that it works on at a time, in whole rollouts and on as many such ranges at once as there are
     /// threads; 0 takes everything at once.
     pub range_rows: u64,
+    /// Rows of all its inputs up to which a stage works in one thread and leaves out optimisations that take longer than so few rows do, if
+    /// they are stored in less than 1 MiB. 0 treats every input as a large one.
+    pub small_rows: u64,
     /// Folder that is spilled to; the system's temporary directory where nothing is said.
     pub spill: Option<PathBuf>,
 }
 
 impl Default for EngineConfig {
     fn default() -> EngineConfig {
-        EngineConfig { memory_mib: 2048, batch_rows: 8192, range_rows: 500_000, spill: None }
+        EngineConfig { memory_mib: 2048, batch_rows: 8192, range_rows: 1_000_000, small_rows: 20_000, spill: None }
     }
 }
 
-/// Below so many stored bytes, dividing the work among threads costs more than it saves.
+/// Most bytes of tables, as they are stored, that are few.
 const SMALL_BYTES: u64 = 1 << 20;
 
 /// A session with the lake's store and the `json_get_*` functions, without tables.
 ///
 /// Text stays `Utf8` as the schemas say, never a view; statements are read as the schemas are, in lower case.
 pub fn session(config: &Config, lake: &Lake) -> Result<SessionContext> {
-    divided(config, lake, config.threads())
+    with_options(config, lake, options(config))
 }
 
-/// As [`session`], for statements over about `stored_bytes` of tables: few of them are not divided among threads.
-pub(super) fn sized(config: &Config, lake: &Lake, stored_bytes: u64) -> Result<SessionContext> {
-    divided(config, lake, if stored_bytes < SMALL_BYTES { 1 } else { config.threads() })
+/// As [`session`], for statements over tables of about so many rows and stored bytes.
+pub(super) fn sized(config: &Config, lake: &Lake, rows: u64, stored_bytes: u64) -> Result<SessionContext> {
+    if rows > config.engine.small_rows || stored_bytes > SMALL_BYTES {
+        return session(config, lake);
+    }
+    let whole = with_options(config, lake, options(config).with_target_partitions(1))?;
+    Ok(small::session(whole.state()))
 }
 
-fn divided(config: &Config, lake: &Lake, partitions: usize) -> Result<SessionContext> {
+fn options(config: &Config) -> SessionConfig {
     let mut options = SessionConfig::new()
-        .with_target_partitions(partitions)
+        .with_target_partitions(config.threads())
         .with_batch_size(config.engine.batch_rows)
         .with_information_schema(true)
         .with_collect_statistics(true);
@@ -76,7 +85,10 @@ fn divided(config: &Config, lake: &Lake, partitions: usize) -> Result<SessionCon
     // A join with a narrow side of up to these sizes keeps the wide side where it is and in its order.
     settings.optimizer.hash_join_single_partition_threshold = 128 << 20;
     settings.optimizer.hash_join_single_partition_threshold_rows = 4_000_000;
+    options
+}
 
+fn with_options(config: &Config, lake: &Lake, options: SessionConfig) -> Result<SessionContext> {
     let mut runtime = RuntimeEnvBuilder::new();
     if config.engine.memory_mib > 0 {
         let bytes = usize::try_from(config.engine.memory_mib.saturating_mul(1 << 20)).unwrap_or(usize::MAX);
@@ -99,17 +111,23 @@ pub fn lake_table(table: &Table, files: &[DataFile]) -> Result<Arc<dyn TableProv
         return Ok(Arc::new(EmptyTable::new(Arc::clone(&table.arrow))));
     }
     let urls = files.iter().map(|file| ListingTableUrl::parse(format!("{LAKE_URL}{}", file.path))).collect::<Result<_, _>>()?;
-    listing(table.arrow.clone(), urls, &table.doc.sorted_by)
+    listing(table.arrow.clone(), Arc::new(ParquetFormat::default()), urls, &table.doc.sorted_by)
 }
 
-/// A table over Parquet files.
-pub(super) fn listing(schema: SchemaRef, urls: Vec<ListingTableUrl>, sorted_by: &[String]) -> Result<Arc<dyn TableProvider>> {
-    let order: Vec<SortExpr> = sorted_by.iter().map(|column| Sort::new(ident(column), true, false)).collect();
-    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_sort_order(if order.is_empty() {
-        vec![]
-    } else {
-        vec![order]
-    });
+/// The order of the lake's tables: ascending, with nulls last.
+pub(super) fn ascending(columns: &[String]) -> Vec<SortExpr> {
+    columns.iter().map(|column| Sort::new(ident(column), true, false)).collect()
+}
+
+/// A table over files.
+pub(super) fn listing(
+    schema: SchemaRef,
+    format: Arc<dyn FileFormat>,
+    urls: Vec<ListingTableUrl>,
+    sorted_by: &[String],
+) -> Result<Arc<dyn TableProvider>> {
+    let order = if sorted_by.is_empty() { vec![] } else { vec![ascending(sorted_by)] };
+    let options = ListingOptions::new(format).with_file_sort_order(order);
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config)?))
 }

@@ -12,7 +12,6 @@ use datafusion::common::TableReference;
 use datafusion::datasource::MemTable;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::logical_expr::expr::Sort;
 use datafusion::prelude::{DataFrame, SessionContext, ident, lit};
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, stream};
@@ -103,7 +102,8 @@ pub async fn run(context: &Context, stage: SqlStage) -> Result<Summary> {
     if let Some(summary) = context.standing(&freshness, run.previous(), started) {
         return Ok(summary);
     }
-    let session = session::sized(&context.config, &context.lake, size_bytes(&stage, &inputs))?;
+    let (rows, stored_bytes) = size(&stage, &inputs);
+    let session = session::sized(&context.config, &context.lake, rows, stored_bytes)?;
     register_inputs(&session, &stage, &inputs)?;
     let relations = relations(&stage)?;
     let mut plans = Plans::new(&session, &stage, &relations).await?;
@@ -165,11 +165,12 @@ fn lineage(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> Resul
     Ok(lineage)
 }
 
-/// Bytes of the tables that are read, as they are stored.
-fn size_bytes(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> u64 {
+/// Rows of the tables that are read, and their bytes as they are stored.
+fn size(stage: &SqlStage, inputs: &[(StageInput, Option<Manifest>)]) -> (u64, u64) {
     let read = names_read(stage);
     let tables = inputs.iter().filter_map(|(_, manifest)| manifest.as_ref()).flat_map(|manifest| &manifest.tables);
-    tables.filter(|(name, _)| read.contains(name.as_str())).flat_map(|(_, entry)| &entry.files).map(|file| file.size_bytes).sum()
+    let files = tables.filter(|(name, _)| read.contains(name.as_str())).flat_map(|(_, entry)| &entry.files);
+    files.fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size_bytes))
 }
 
 /// The input of most rows among those of rollouts, and how many it has.
@@ -248,24 +249,23 @@ async fn execute(
                 [file] if !file.header.order.is_empty() => &file.header.order,
                 _ => &table.doc.sorted_by,
             };
-            let mut rows = rows(plans)?;
+            let sorted = |rows: DataFrame| rows.sort(session::ascending(order));
+            let mut rows = rows(plans)?.into_iter().map(sorted).collect::<Result<Vec<_>, _>>()?;
             if rows.len() > 1 && order.first().is_none_or(|first| first != ROLLOUT_ID) {
-                // Ranges of rollouts are no ranges of this order: one sort of all follows.
-                let kept = write::keep(rows, at_once, temporary.path(), name, &context.stop).await;
+                // Ranges of rollouts are no ranges of this order: each is sorted by itself, and all of them are merged.
+                let kept = write::keep(rows, order, at_once, temporary.path(), name, &context.stop).await;
                 plans.put(name, kept.with_context(|| failed_in(relation))?);
-                rows = vec![DataFrame::new(session.state(), plans.all_written(name)?)];
+                rows = vec![sorted(DataFrame::new(session.state(), plans.all_written(name)?))?];
             }
-            let order: Vec<Sort> = order.iter().map(|column| Sort::new(ident(column), true, false)).collect();
-            let sorted = rows.into_iter().map(|rows| Ok(rows.sort(order.clone())?)).collect::<Result<_>>()?;
             let grain = &relation.files[0].header.grain;
-            let files = write::table(sorted, at_once, table, grain, run, &context.stop).await;
+            let files = write::table(rows, at_once, table, grain, run, &context.stop).await;
             let files = files.with_context(|| failed_in(relation))?;
             plans.put(name, vec![session::lake_table(table, &files)?]);
         } else if name == COUNTS {
             let plan = plans.over_written(&plans.relations[index], None)?;
             counts = read_counts(DataFrame::new(session.state(), plan)).await.with_context(|| failed_in(relation))?;
         } else if plans.reads(name) > 1 {
-            let kept = write::keep(rows(plans)?, at_once, temporary.path(), name, &context.stop).await;
+            let kept = write::keep(rows(plans)?, &[], at_once, temporary.path(), name, &context.stop).await;
             plans.put(name, kept.with_context(|| failed_in(relation))?);
         } else {
             plans.put_view(relation, plans.relations[index].clone());

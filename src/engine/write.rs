@@ -1,7 +1,8 @@
-//! Rows of a plan into a table of the lake, or kept for the files after it: in memory, or in temporary Parquet.
+//! Rows of a plan into a table of the lake, or kept for the files after it: in memory, or in temporary files.
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::ipc::writer::FileWriter;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::{MemTable, TableProvider};
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
@@ -95,19 +100,23 @@ async fn run_into(rows: DataFrame, name: &str, sender: &mpsc::Sender<Result<Reco
     Ok(())
 }
 
-/// Keeps the rows of plans until the stage ends, each partition in the order that they come: in memory while they are few, else as
-/// Parquet files in `folder`. Up to `at_once` of the plans run beside each other. Returns the rows of each plan.
+/// Keeps the rows of plans until the stage ends, each partition in the order that they come: in memory while they are few, else as files
+/// in `folder`. Up to `at_once` of the plans run beside each other. Returns the rows of each plan.
+///
+/// * `sorted_by`: the order in which each plan gives its rows; none where that does not matter.
 pub(super) async fn keep(
     plans: Vec<DataFrame>,
+    sorted_by: &[String],
     at_once: usize,
     folder: &Path,
     name: &str,
     stop: &Stop,
 ) -> Result<Vec<Arc<dyn TableProvider>>> {
     let held_bytes = Arc::new(AtomicUsize::new(0));
+    let format = if plans.len() > 1 { KeptFormat::Arrow } else { KeptFormat::Parquet };
     let keep = |(number, rows): (usize, DataFrame)| {
         let (base, name) = (folder.join(format!("{name}-{number}")), name.to_owned());
-        tokio::spawn(keep_one(rows, base, name, Arc::clone(&held_bytes), stop.clone()))
+        tokio::spawn(keep_one(rows, sorted_by.to_vec(), format, base, name, Arc::clone(&held_bytes), stop.clone()))
     };
     let mut kept = stream::iter(plans.into_iter().enumerate()).map(keep).buffered(at_once);
     let mut tables = Vec::new();
@@ -121,6 +130,8 @@ pub(super) async fn keep(
 /// * `held_bytes`: what the whole relation holds in memory.
 async fn keep_one(
     rows: DataFrame,
+    sorted_by: Vec<String>,
+    format: KeptFormat,
     base: PathBuf,
     name: String,
     held_bytes: Arc<AtomicUsize>,
@@ -130,12 +141,12 @@ async fn keep_one(
     let tasks = Arc::new(rows.task_ctx());
     let plan = physical(rows, &name).await?;
     let streams = execute_stream_partitioned(Arc::clone(&plan), tasks)?;
-    let path = |part: usize| PathBuf::from(format!("{}-{part}.parquet", base.display()));
+    let path = |part: usize| PathBuf::from(format!("{}-{part}.{}", base.display(), format.extension()));
     let tasks: Vec<_> = streams
         .into_iter()
         .enumerate()
         .map(|(part, stream)| {
-            tokio::spawn(partition(stream, Arc::clone(&schema), path(part), Arc::clone(&held_bytes), stop.clone()))
+            tokio::spawn(partition(stream, Arc::clone(&schema), format, path(part), Arc::clone(&held_bytes), stop.clone()))
         })
         .collect();
     let mut kept = Vec::new();
@@ -146,20 +157,21 @@ async fn keep_one(
     let spilled = kept.iter().any(|part| matches!(part, Kept::File(_)));
     if !spilled {
         let held = kept.into_iter().map(|part| if let Kept::Rows(rows) = part { rows } else { Vec::new() }).collect();
-        return Ok(Arc::new(MemTable::try_new(schema, held)?));
+        let order = if sorted_by.is_empty() { vec![] } else { vec![session::ascending(&sorted_by)] };
+        return Ok(Arc::new(MemTable::try_new(schema, held)?.with_sort_order(order)));
     }
     let mut urls = Vec::new();
     for (part, kept) in kept.into_iter().enumerate() {
         let path = match kept {
             Kept::File(path) => path,
             Kept::Rows(rows) => {
-                spill(&path(part), &schema, &rows)?.close()?;
+                KeptWriter::begin(format, &path(part), &schema, &rows)?.close()?;
                 path(part)
             }
         };
         urls.push(ListingTableUrl::parse(path.to_string_lossy())?);
     }
-    session::listing(schema, urls, &[])
+    session::listing(schema, format.file_format(), urls, &sorted_by)
 }
 
 /// The plan that runs, told to whoever looks for what makes it slow (`RUST_LOG=fulgurite::engine=debug`).
@@ -186,12 +198,13 @@ enum Kept {
 async fn partition(
     mut stream: SendableRecordBatchStream,
     schema: SchemaRef,
+    format: KeptFormat,
     path: PathBuf,
     held_bytes: Arc<AtomicUsize>,
     stop: Stop,
 ) -> Result<Kept> {
     let mut held = Vec::new();
-    let mut file = None;
+    let mut file: Option<KeptWriter> = None;
     while let Some(batch) = stream.next().await {
         stop.check()?;
         // An operator may know better than the plan that a column has no nulls.
@@ -201,7 +214,7 @@ async fn partition(
                 let bytes = batch.get_array_memory_size();
                 held.push(batch);
                 if held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > HELD_BYTES {
-                    file = Some(spill(&path, &schema, &held)?);
+                    file = Some(KeptWriter::begin(format, &path, &schema, &held)?);
                     held = Vec::new();
                 }
             }
@@ -217,18 +230,70 @@ async fn partition(
     }
 }
 
-/// A temporary file that begins with these rows.
-fn spill(path: &Path, schema: &SchemaRef, rows: &[RecordBatch]) -> Result<ArrowWriter<File>> {
-    // Read once or twice within seconds and then deleted: neither compression nor dictionaries pay, nor statistics but those by which
-    // ranges are found.
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::UNCOMPRESSED)
-        .set_dictionary_enabled(false)
-        .set_statistics_enabled(EnabledStatistics::None)
-        .set_column_statistics_enabled(ROLLOUT_ID.into(), EnabledStatistics::Chunk)
-        .build();
-    let file = File::create(path).with_context(|| format!("cannot create `{}`", path.display()))?;
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;
-    rows.iter().try_for_each(|batch| writer.write(batch))?;
-    Ok(writer)
+/// How rows that are kept lie in files. They are read once or twice within seconds and then deleted: compression does not pay.
+#[derive(Debug, Clone, Copy)]
+enum KeptFormat {
+    /// Rows of one range, which are read whole: as they lie in memory, a batch at a time.
+    Arrow,
+    /// Rows in one piece, in which ranges are found by the statistics of row groups.
+    Parquet,
+}
+
+impl KeptFormat {
+    fn extension(self) -> &'static str {
+        match self {
+            KeptFormat::Arrow => "arrow",
+            KeptFormat::Parquet => "parquet",
+        }
+    }
+
+    fn file_format(self) -> Arc<dyn FileFormat> {
+        match self {
+            KeptFormat::Arrow => Arc::new(ArrowFormat),
+            KeptFormat::Parquet => Arc::new(ParquetFormat::default()),
+        }
+    }
+}
+
+/// A temporary file that is being written.
+enum KeptWriter {
+    Arrow(FileWriter<BufWriter<File>>),
+    Parquet(ArrowWriter<File>),
+}
+
+impl KeptWriter {
+    /// A file that begins with these rows.
+    fn begin(format: KeptFormat, path: &Path, schema: &SchemaRef, rows: &[RecordBatch]) -> Result<KeptWriter> {
+        let file = File::create(path).with_context(|| format!("cannot create `{}`", path.display()))?;
+        let mut writer = match format {
+            KeptFormat::Arrow => KeptWriter::Arrow(FileWriter::try_new_buffered(file, schema)?),
+            KeptFormat::Parquet => {
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::UNCOMPRESSED)
+                    .set_dictionary_enabled(false)
+                    .set_statistics_enabled(EnabledStatistics::None)
+                    .set_column_statistics_enabled(ROLLOUT_ID.into(), EnabledStatistics::Chunk)
+                    .build();
+                KeptWriter::Parquet(ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?)
+            }
+        };
+        rows.iter().try_for_each(|batch| writer.write(batch))?;
+        Ok(writer)
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        match self {
+            KeptWriter::Arrow(writer) => writer.write(rows)?,
+            KeptWriter::Parquet(writer) => writer.write(rows)?,
+        }
+        Ok(())
+    }
+
+    fn close(self) -> Result<()> {
+        match self {
+            KeptWriter::Arrow(mut writer) => writer.finish()?,
+            KeptWriter::Parquet(writer) => drop(writer.close()?),
+        }
+        Ok(())
+    }
 }

@@ -138,7 +138,9 @@ fn the_order_of_rows_does_not_matter() {
     let pairs = [("discounted", "batch_whiten"), ("state_group", "group_std"), ("gae", "batch_whiten")];
     for (method, comparison) in pairs {
         let mut seen: Option<Vec<String>> = None;
-        for (seed, threads, rows, range, parts) in [(0, "1", "8192", "0", 1), (1, "4", "64", "50", 3), (2, "3", "1000", "0", 7)] {
+        for (seed, threads, rows, range, small, parts) in
+            [(0, "1", "8192", "0", "20000", 1), (1, "4", "64", "50", "0", 3), (2, "3", "1000", "0", "0", 7)]
+        {
             let mut shuffled = tables.clone();
             let mut dice = Dice(seed);
             for table in ["rollouts", "calls", "air_rewards", "values"] {
@@ -154,6 +156,7 @@ fn the_order_of_rows_does_not_matter() {
                 ("threads", threads),
                 ("engine.batch_rows", rows),
                 ("engine.range_rows", range),
+                ("engine.small_rows", small),
             ]);
             let hashes = block_on(async {
                 let (context, _) = run_on_parts(&shuffled, &values, &["credit"], parts).await.expect("credit runs");

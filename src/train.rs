@@ -50,7 +50,17 @@ pub async fn run(context: &Context) -> Result<Summary> {
     let version = policy_version(&parent) + 1;
     let lineage = lineage(context, &parent).await?;
     let freshness = lineage.freshness(run.previous());
+    let checkpoints = Checkpoints {
+        lake: context.lake.clone(),
+        batch: context.batch.clone(),
+        lineage: lineage.clone(),
+        keep: config.checkpoint_keep.max(1),
+    };
     if let Some(summary) = context.standing(&freshness, run.previous(), started) {
+        // A run that was killed when it had committed left them; those of a run with other settings may be gone on from.
+        if !context.dry_run && checkpoints.are_of_this_run().await? {
+            checkpoints.clear().await?;
+        }
         return Ok(summary);
     }
     if let Some(summary) = context.would_run("train", &freshness) {
@@ -62,12 +72,6 @@ pub async fn run(context: &Context) -> Result<Summary> {
     let base = setup::adapter_base(context, folder.path()).await?;
     let reference = setup::reference(context).await?;
     let optimiser = setup::optimiser_state(context, &parent).await?;
-    let checkpoints = Checkpoints {
-        lake: context.lake.clone(),
-        batch: context.batch.clone(),
-        lineage: lineage.clone(),
-        keep: config.checkpoint_keep.max(1),
-    };
     let sources = Sources {
         policy: folder.path(),
         version: version - 1,
@@ -100,18 +104,19 @@ pub async fn run(context: &Context) -> Result<Summary> {
     }
     run.put_policy(version, Some(version - 1), learned.policy.path()).await?;
     run.put_state(OPTIMISER, learned.optimiser.path()).await?;
+    // Before the commit, after which nothing would write them; of a run that is repeated they are replaced.
+    if let Some(folder) = tensorboard_folder(context) {
+        let wall_time = jiff::Timestamp::now().as_second() as f64;
+        // The numbers go into the lake too: a full disk beside it is no reason to fail.
+        if let Err(error) = tensorboard::write(&folder, &learned.steps, version, wall_time) {
+            context.progress.warning(format!("TensorBoard's events are not written: {error:#}"));
+        }
+    }
     let manifest = run.commit(lineage, counts(&rows, &learned.steps)).await?;
     checkpoints.clear().await?;
     // The policy is committed: a state that stays too long is no reason to fail.
     if let Err(error) = keep::prune(context).await {
         context.progress.warning(format!("older states of the optimiser are not removed: {error:#}"));
-    }
-    if let Some(folder) = tensorboard_folder(context) {
-        let wall_time = jiff::Timestamp::now().as_second() as f64;
-        // The numbers are in the lake already: a full disk beside it is no reason to fail.
-        if let Err(error) = tensorboard::write(&folder, &learned.steps, version, wall_time) {
-            context.progress.warning(format!("TensorBoard's events are not written: {error:#}"));
-        }
     }
     let mut summary = Summary::of(&manifest, "done", started);
     summary.warnings = learned.warnings;

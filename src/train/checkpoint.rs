@@ -74,6 +74,12 @@ impl Checkpoints {
         Ok(name)
     }
 
+    /// Whether what stands was made by a run like this one.
+    pub async fn are_of_this_run(&self) -> Result<bool> {
+        let standing = self.lake.manifest(STAGE, &self.batch).await?;
+        Ok(self.lineage.freshness(standing.as_ref()) == Freshness::Fresh)
+    }
+
     /// Lets all checkpoints go: the run has ended. Cheap where there are none.
     pub async fn clear(&self) -> Result<()> {
         let standing = self.lake.manifest(STAGE, &self.batch).await?;

@@ -283,6 +283,34 @@ async fn interrupted_it_goes_on_where_it_was() {
     let said = std::fs::read_to_string(&log).unwrap();
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("the same command goes on from there"), "{said}");
+    let folders = ["_states/checkpoint", "_manifests/checkpoint"];
+    for folder in folders {
+        copy_folder(&bench.location().join(folder), &bench.folder.path().join(folder));
+    }
     let shorter = bench.trained(&settings);
     assert!(shorter.contains("going on after step"), "{shorter}");
+
+    // As if it had been killed when the policy was committed and the checkpoint still there.
+    for folder in folders {
+        let _ = std::fs::remove_dir_all(bench.location().join(folder));
+        copy_folder(&bench.folder.path().join(folder), &bench.location().join(folder));
+    }
+    let left = async || bench.lake().await.manifest("checkpoint", "b").await.unwrap().unwrap().states.len();
+    assert_eq!(left().await, 1);
+    let again = bench.command(&settings).arg("--dry-run").output().unwrap();
+    assert!(again.status.success() && left().await == 1, "{again:?}");
+    assert!(bench.trained(&settings).contains("nothing to do"));
+    assert_eq!(left().await, 0);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }

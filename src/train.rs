@@ -58,8 +58,8 @@ pub async fn run(context: &Context) -> Result<Summary> {
     };
     if let Some(summary) = context.standing(&freshness, run.previous(), started) {
         // A run that was killed when it had committed left them; those of a run with other settings may be gone on from.
-        if !context.dry_run && checkpoints.are_of_this_run().await? {
-            checkpoints.clear().await?;
+        if !context.dry_run {
+            checkpoints.clear_own().await?;
         }
         return Ok(summary);
     }

@@ -40,7 +40,7 @@ pub struct EngineConfig {
     /// threads; 0 takes everything at once.
     pub range_rows: u64,
     /// Rows of all its inputs up to which a stage works in one thread and leaves out optimisations that take longer than so few rows do, if
-    /// they are stored in less than 1 MiB. 0 treats every input as a large one.
+    /// they are stored in at most 1 MiB. 0 treats every input as a large one.
     pub small_rows: u64,
     /// Folder that is spilled to; the system's temporary directory where nothing is said.
     pub spill: Option<PathBuf>,
@@ -114,6 +114,11 @@ pub fn lake_table(table: &Table, files: &[DataFile]) -> Result<Arc<dyn TableProv
     listing(table.arrow.clone(), Arc::new(ParquetFormat::default()), urls, &table.doc.sorted_by)
 }
 
+/// The orders that are known of rows sorted by these columns: one, or none where there are no columns.
+pub(super) fn orders(sorted_by: &[String]) -> Vec<Vec<SortExpr>> {
+    if sorted_by.is_empty() { vec![] } else { vec![ascending(sorted_by)] }
+}
+
 /// The order of the lake's tables: ascending, with nulls last.
 pub(super) fn ascending(columns: &[String]) -> Vec<SortExpr> {
     columns.iter().map(|column| Sort::new(ident(column), true, false)).collect()
@@ -126,8 +131,7 @@ pub(super) fn listing(
     urls: Vec<ListingTableUrl>,
     sorted_by: &[String],
 ) -> Result<Arc<dyn TableProvider>> {
-    let order = if sorted_by.is_empty() { vec![] } else { vec![ascending(sorted_by)] };
-    let options = ListingOptions::new(format).with_file_sort_order(order);
+    let options = ListingOptions::new(format).with_file_sort_order(orders(sorted_by));
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
     Ok(Arc::new(ListingTable::try_new(config)?))
 }

@@ -63,3 +63,22 @@ impl QueryPlanner for SmallPlanner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_named_as_datafusion_names_it() {
+        let whole = SessionContext::new().state();
+        let names = |state: &SessionState| -> BTreeSet<String> {
+            let logical = state.optimizers().iter().map(|rule| rule.name().to_owned());
+            logical.chain(state.physical_optimizers().iter().map(|rule| rule.name().to_owned())).collect()
+        };
+        let few = names(&session(whole.clone()).state());
+        let left_out: BTreeSet<String> = names(&whole).difference(&few).cloned().collect();
+        assert_eq!(left_out, FOR_LARGE_INPUTS.map(str::to_owned).into());
+    }
+}

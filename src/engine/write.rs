@@ -157,8 +157,7 @@ async fn keep_one(
     let spilled = kept.iter().any(|part| matches!(part, Kept::File(_)));
     if !spilled {
         let held = kept.into_iter().map(|part| if let Kept::Rows(rows) = part { rows } else { Vec::new() }).collect();
-        let order = if sorted_by.is_empty() { vec![] } else { vec![session::ascending(&sorted_by)] };
-        return Ok(Arc::new(MemTable::try_new(schema, held)?.with_sort_order(order)));
+        return Ok(Arc::new(MemTable::try_new(schema, held)?.with_sort_order(session::orders(&sorted_by))));
     }
     let mut urls = Vec::new();
     for (part, kept) in kept.into_iter().enumerate() {

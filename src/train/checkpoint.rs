@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::metrics::StepMetrics;
 use super::optimiser::AdamW;
-use crate::lake::{Fetched, Freshness, Lake, Lineage, Run};
+use crate::lake::{Fetched, Freshness, Lake, Lineage, Manifest, Run};
 use crate::model::safetensors;
 
 const STAGE: &str = "checkpoint";
@@ -45,11 +45,9 @@ impl Checkpoints {
     /// The newest checkpoint of a run like this one.
     pub fn latest(&self) -> Result<Option<Fetched>> {
         Handle::current().block_on(async {
-            let Some(manifest) = self.lake.manifest(STAGE, &self.batch).await? else { return Ok(None) };
-            if self.lineage.freshness(Some(&manifest)) != Freshness::Fresh {
-                return Ok(None);
-            }
-            match manifest.states.iter().rfind(|(name, _)| !name.starts_with(ASIDE)) {
+            let standing = self.lake.manifest(STAGE, &self.batch).await?.filter(|standing| self.made(standing));
+            let states = standing.map(|standing| standing.states).unwrap_or_default();
+            match states.iter().rfind(|(name, _)| !name.starts_with(ASIDE)) {
                 Some((_, state)) => self.lake.fetch_folder(state).await.map(Some),
                 None => Ok(None),
             }
@@ -74,19 +72,28 @@ impl Checkpoints {
         Ok(name)
     }
 
-    /// Whether what stands was made by a run like this one.
-    pub async fn are_of_this_run(&self) -> Result<bool> {
-        let standing = self.lake.manifest(STAGE, &self.batch).await?;
-        Ok(self.lineage.freshness(standing.as_ref()) == Freshness::Fresh)
-    }
-
     /// Lets all checkpoints go: the run has ended. Cheap where there are none.
     pub async fn clear(&self) -> Result<()> {
+        self.clear_if(|_| true).await
+    }
+
+    /// As [`Checkpoints::clear`], but leaves those that a run unlike this one made.
+    pub async fn clear_own(&self) -> Result<()> {
+        self.clear_if(|standing| self.made(standing)).await
+    }
+
+    async fn clear_if(&self, may_go: impl Fn(&Manifest) -> bool) -> Result<()> {
         let standing = self.lake.manifest(STAGE, &self.batch).await?;
-        if standing.is_some_and(|manifest| manifest.states.keys().any(|name| !name.starts_with(ASIDE))) {
+        let holds_some = |standing: &Manifest| standing.states.keys().any(|name| !name.starts_with(ASIDE));
+        if standing.is_some_and(|standing| may_go(&standing) && holds_some(&standing)) {
             self.commit_async(None, 0).await?;
         }
         Ok(())
+    }
+
+    /// Whether what stands was made by a run like this one.
+    fn made(&self, standing: &Manifest) -> bool {
+        self.lineage.freshness(Some(standing)) == Freshness::Fresh
     }
 
     fn commit(&self, state: Option<(&str, &Path)>, keep: usize) -> Result<()> {
@@ -97,7 +104,7 @@ impl Checkpoints {
     async fn commit_async(&self, state: Option<(&str, &Path)>, keep: usize) -> Result<()> {
         let mut run: Run = self.lake.begin(STAGE, &self.batch).await?;
         let before = run.previous().cloned();
-        if let Some(before) = before.as_ref().filter(|before| self.lineage.freshness(Some(before)) == Freshness::Fresh) {
+        if let Some(before) = before.as_ref().filter(|before| self.made(before)) {
             let new = state.map(|(name, _)| name);
             let names = before.states.keys().filter(|name| Some(name.as_str()) != new);
             let (aside, checkpoints): (Vec<&String>, Vec<&String>) = names.partition(|name| name.starts_with(ASIDE));

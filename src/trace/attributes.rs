@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use super::message::text::{compact, string};
 use super::scan;
 
-/// One attribute value. Arrays and maps are kept as compact JSON text.
+/// One attribute value. Arrays and maps are kept as compact JSON text; a list of numbers as it was written, since most of them are token ids
+/// that no table has as text.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
     Null,
@@ -315,6 +316,7 @@ impl<'a> Value<'a> {
             Some(b't') => Value::Bool(true),
             Some(b'f') => Value::Bool(false),
             Some(b'n') | None => Value::Null,
+            Some(b'[') if is_list_of_numbers(json) => Value::Json(Cow::Borrowed(json)),
             Some(b'{' | b'[') => Value::Json(compact(json)),
             Some(_) => match (json.parse(), json.parse()) {
                 (Ok(number), _) => Value::Int(number),
@@ -354,9 +356,18 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A list of whole numbers, or a string that holds one.
+    pub fn as_ints(&self) -> Option<Vec<i32>> {
+        match self {
+            Value::Json(text) | Value::Str(text) => scan::integers(text),
+            _ => None,
+        }
+    }
+
     pub fn as_text(&self) -> Option<Cow<'_, str>> {
         Some(match self {
             Value::Null => return None,
+            Value::Json(text) if is_list_of_numbers(text) => compact(text),
             Value::Str(text) | Value::Bytes(text) | Value::Json(text) => Cow::Borrowed(text.as_ref()),
             Value::Int(number) => Cow::Owned(number.to_string()),
             Value::Double(number) => Cow::Owned(number.to_string()),
@@ -366,6 +377,7 @@ impl<'a> Value<'a> {
 
     pub fn into_text(self) -> Option<String> {
         match self {
+            Value::Json(text) if is_list_of_numbers(&text) => Some(compact(&text).into_owned()),
             Value::Str(text) | Value::Bytes(text) | Value::Json(text) => Some(text.into_owned()),
             other => other.as_text().map(Cow::into_owned),
         }
@@ -403,6 +415,7 @@ impl<'a> Value<'a> {
         match self {
             Value::Null => json.push_str("null"),
             Value::Str(text) | Value::Bytes(text) => push_json_string(json, text),
+            Value::Json(text) if is_list_of_numbers(text) => json.push_str(&compact(text)),
             Value::Json(text) => json.push_str(text),
             Value::Int(number) => json.push_str(&number.to_string()),
             Value::Bool(flag) => json.push_str(if *flag { "true" } else { "false" }),
@@ -412,6 +425,14 @@ impl<'a> Value<'a> {
             },
         }
     }
+}
+
+/// Whether an array's JSON begins with a number and has no strings, arrays or maps.
+fn is_list_of_numbers(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    bytes.first() == Some(&b'[')
+        && matches!(bytes.get(1), Some(b'0'..=b'9' | b'-'))
+        && memchr::memchr3(b'"', b'[', b'{', &bytes[1..]).is_none()
 }
 
 /// Reads a JSON object without a copy of what it holds.
@@ -594,6 +615,18 @@ mod tests {
         assert!(Attributes::from_json_apart(r#"{"o":"{}"}"#, "o").is_err());
         assert!(Attributes::from_json_apart(r#"{"o":null}"#, "o").unwrap().1.is_empty());
         assert!(Attributes::from_json("[]").is_err() && Attributes::from_json("{} {}").is_err());
+    }
+
+    #[test]
+    fn lists_of_numbers_are_compact_as_text() {
+        let attributes =
+            Attributes::from_json(r#"{"ids":[1, 22, 333],"mixed":[1, "a b", [2, 3]],"negative":[-1, 2.5]}"#).unwrap();
+        let ids = attributes.get("ids").unwrap();
+        assert_eq!(ids.as_ints(), Some(vec![1, 22, 333]));
+        assert_eq!((ids.as_text().as_deref(), ids.clone().into_text().as_deref()), (Some("[1,22,333]"), Some("[1,22,333]")));
+        assert_eq!(ids.elements(), ["1", "22", "333"]);
+        let expected = r#"{"ids":[1,22,333],"mixed":[1,"a b",[2,3]],"negative":[-1,2.5]}"#;
+        assert_eq!(attributes.to_json().as_deref(), Some(expected));
     }
 
     #[test]

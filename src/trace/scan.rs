@@ -44,7 +44,7 @@ pub fn integers(json: &str) -> Option<Vec<i32>> {
     plain_integers(json.as_bytes()).or_else(|| serde_json::from_str(json).ok())
 }
 
-/// A list of whole numbers of at most nine digits without signs.
+/// A list of whole numbers of at most eight digits without signs.
 fn plain_integers(bytes: &[u8]) -> Option<Vec<i32>> {
     let (b'[', mut rest) = bytes.split_first()? else { return None };
     let mut numbers = Vec::with_capacity(memchr::memchr_iter(b',', rest).count() + 1);
@@ -52,19 +52,10 @@ fn plain_integers(bytes: &[u8]) -> Option<Vec<i32>> {
         while let [b' ', after @ ..] = rest {
             rest = after;
         }
-        let (mut number, mut digits) = (0i32, 0usize);
-        while let [digit @ b'0'..=b'9', after @ ..] = rest {
-            // Nine digits fit into 31 bits; a tenth is given up on below, whatever it made of this.
-            number = number.wrapping_mul(10).wrapping_add(i32::from(digit - b'0'));
-            digits += 1;
-            rest = after;
-        }
-        let leading_zero = digits > 1 && number < POWERS[digits.min(9) - 1];
-        if digits == 0 || digits > 9 || leading_zero {
-            return None;
-        }
-        numbers.push(number);
-        match rest {
+        let word = first_word(rest);
+        let digits = short_number(word)?;
+        numbers.push(value_of(word, digits));
+        match &rest[digits..] {
             [b',', after @ ..] => rest = after,
             [b']'] => return Some(numbers),
             _ => return None,
@@ -72,8 +63,43 @@ fn plain_integers(bytes: &[u8]) -> Option<Vec<i32>> {
     }
 }
 
-/// The smallest number of one digit, of two and so on.
-const POWERS: [i32; 9] = [0, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+/// The first eight bytes, the first of them lowest; zeros where there are fewer.
+#[inline]
+fn first_word(bytes: &[u8]) -> u64 {
+    if let Some(chunk) = bytes.first_chunk() {
+        return u64::from_le_bytes(*chunk);
+    }
+    let mut chunk = [0; 8];
+    chunk[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(chunk)
+}
+
+/// Every byte of a word the same.
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Digits that a word begins with, if JSON may have them as a whole number: one to eight, and no zero before others.
+#[inline]
+fn short_number(word: u64) -> Option<usize> {
+    // The upper half of a digit is 3, and stays 3 when 6 is added. What is carried out of a byte is so out of one that is no digit, and
+    // changes none before it.
+    let other = ((word & each(0xf0)) | ((word.wrapping_add(each(6)) & each(0xf0)) >> 4)) ^ each(0x33);
+    let digits = other.trailing_zeros() as usize / 8;
+    let leading_zero = word as u8 == b'0' && digits > 1;
+    (digits > 0 && !leading_zero).then_some(digits)
+}
+
+/// The number that the first `digits` (one to eight) bytes of a word are.
+#[inline]
+fn value_of(word: u64, digits: usize) -> i32 {
+    // In front of fewer than eight digits come zeros. Then neighbours are put together: to pairs, to fours, to all eight.
+    let ones = (word << (64 - 8 * digits)) & each(0x0f);
+    let pairs = (ones * 10 + (ones >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    let eight = (fours * 10_000 + (fours >> 32)) & 0xffff_ffff;
+    eight as i32
+}
 
 struct Scan<'a> {
     json: &'a str,
@@ -125,7 +151,10 @@ impl<'a> Scan<'a> {
             return Some(at + 1);
         }
         loop {
-            at = self.value(at, depth)?;
+            at = match short_number(first_word(self.bytes.get(at..).unwrap_or_default())) {
+                Some(digits) if matches!(self.bytes.get(at + digits), Some(b',' | b']')) => at + digits,
+                _ => self.value(at, depth)?,
+            };
             if !matches!(self.bytes.get(at)?, b',' | b']') {
                 at = self.space(at);
             }
@@ -306,6 +335,9 @@ mod tests {
             "[1, 2, 3]",
             "[]",
             "[0]",
+            "[12345678, 1234567, 123456,12345 ,1234,123,12]",
+            "[99999999]",
+            "[100000000]",
             "[999999999]",
             "[2147483647]",
             "[2147483648]",
@@ -313,6 +345,9 @@ mod tests {
             "[ 7 ]",
             "[01]",
             "[00]",
+            "[00000001]",
+            "[1/2]",
+            "[1:2]",
             "[1,]",
             "[1.0]",
             "[1 2]",

@@ -1,6 +1,6 @@
 //! The top-level keys of a JSON record, found without parsing their values: how a record's format is recognised.
 
-use memchr::memchr2;
+use memchr::{memchr2, memchr2_iter};
 
 use super::super::reject::{MAX_DEPTH, Reject};
 
@@ -130,9 +130,7 @@ pub fn parse_reject(text: &str, container: &'static str, error: serde_json::Erro
 
 /// Whether more than `MAX_DEPTH` arrays and objects are open at the deepest place.
 pub fn is_too_deep(text: &str) -> bool {
-    // Both opening brackets, and nothing else, are this with the sixth bit set.
-    let openings = text.bytes().filter(|byte| byte | 0x20 == b'{').count();
-    openings > MAX_DEPTH && depth(text) > MAX_DEPTH
+    memchr2_iter(b'{', b'[', text.as_bytes()).nth(MAX_DEPTH).is_some() && depth(text) > MAX_DEPTH
 }
 
 /// How many arrays and objects are open at the deepest place. Never recurses.

@@ -200,7 +200,7 @@ fn observation(mut record: Attributes<'_>, origin: Origin, options: &ReadOptions
     // What the instrumentation recorded, in the strings that it came in.
     let recorded = Attributes::of_object(recorded.as_ref());
     let as_text = |value: &Value<'_>| match value {
-        Value::Json(json) => Value::Str(json.clone().into_owned().into()),
+        Value::Json(_) => Value::Str(value.as_text().unwrap_or_default().into_owned().into()),
         other => other.clone().into_owned(),
     };
     let mut attributes = Attributes::new(recorded.iter().map(|(key, value)| (key.to_owned().into(), as_text(value))).collect());

@@ -4,7 +4,6 @@ use super::Sink;
 use super::keys::{is_too_deep, parse_reject};
 use crate::trace::attributes::{Attributes, Value};
 use crate::trace::reject::Reject;
-use crate::trace::scan::integers;
 use crate::trace::span::{Origin, Status};
 use crate::trace::time::{self, Time};
 
@@ -76,18 +75,10 @@ pub fn status(code: Option<&Value<'_>>) -> Status {
     }
 }
 
-/// Token ids out of a list, or a string that holds one.
-pub fn token_ids(value: &Value<'_>) -> Option<Vec<i32>> {
-    match value {
-        Value::Json(text) | Value::Str(text) => integers(text),
-        _ => None,
-    }
-}
-
 /// Removes token ids. A list that holds anything else is set aside.
 pub fn take_token_ids(record: &mut Attributes<'_>, key: &'static str, origin: Origin, sink: &mut Sink) -> Option<Vec<i32>> {
     let value = record.take(key)?;
-    let ids = token_ids(&value);
+    let ids = value.as_ints();
     if ids.is_none() {
         let text = value.as_text().unwrap_or_default();
         sink.reject(origin, Reject::bad_value(key, &text, "a list of token ids"), text.as_bytes());

@@ -7,7 +7,6 @@ use crate::trace::message::{Message, Role, ToolCallRequest, take_traceloop};
 use crate::trace::object::Object;
 use crate::trace::openai::{fill, fill_choices, take_logprobs};
 use crate::trace::reject::Reject;
-use crate::trace::scan::integers;
 use crate::trace::span::{Choice, Llm, Reward, RewardTarget, Span};
 
 const INPUT: &str = "agentlightning.operation.input.";
@@ -45,7 +44,7 @@ pub(super) fn llm(attributes: &mut Attributes<'_>, llm: &mut Llm) {
 
 /// A list of token ids: an array, or its JSON as text.
 fn take_ids(attributes: &mut Attributes<'_>, key: &str) -> Option<Vec<i32>> {
-    let ids = integers(&attributes.get(key)?.as_text()?)?;
+    let ids = attributes.get(key)?.as_ints()?;
     attributes.take(key);
     Some(ids)
 }

@@ -179,10 +179,10 @@ impl Run {
         };
         // The number may be another run's, or ours: an answer that got lost is asked for again by the store's client, and that fails.
         match self.lake.read_manifest(&self.stage, &self.batch, manifest.version).await? {
-            Read::Complete(found) if found.run_id == self.id => Ok(*found),
+            Read::Complete(found) if found.run_id == self.id => Ok(Arc::unwrap_or_clone(found)),
             Read::Complete(found) if found.agrees_with(&manifest) && found.sealed >= manifest.sealed => {
                 self.remove_files().await;
-                Ok(*found)
+                Ok(Arc::unwrap_or_clone(found))
             }
             Read::Complete(found) => {
                 self.remove_files().await;

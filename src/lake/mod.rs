@@ -34,9 +34,9 @@ mod vacuum;
 mod views;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
@@ -66,6 +66,8 @@ pub struct Lake {
     store: Arc<dyn ObjectStore>,
     /// The directory, where the lake is one: what is written there goes through `std::fs`, which can fsync.
     directory: Option<PathBuf>,
+    /// Manifests that were read, by their paths. What stands under a path never changes, and a loop asks for the same ones again and again.
+    read: Arc<Mutex<HashMap<Path, Arc<Manifest>>>>,
 }
 
 /// The committed files of one table in one batch.
@@ -98,12 +100,12 @@ impl Lake {
             return Err(Fault::Usage(format!("there is no lake at `{location}`; `fulgurite ingest` makes one")).into());
         }
         let store = store::open(location, directory.as_deref())?;
-        Ok(Lake { location: location.trim_end_matches('/').to_owned(), store, directory })
+        Ok(Lake { directory, ..Lake::on(store, location.trim_end_matches('/')) })
     }
 
     /// A lake on any store, its root at the store's. Commits go through the store's conditional put.
     pub fn on(store: Arc<dyn ObjectStore>, location: &str) -> Lake {
-        Lake { location: location.to_owned(), store, directory: None }
+        Lake { location: location.to_owned(), store, directory: None, read: Arc::default() }
     }
 
     /// As it was given to `open`, without a slash at the end.
@@ -133,8 +135,18 @@ impl Lake {
 
     /// The newest manifest of every stage and batch, in the order of their names.
     pub async fn manifests(&self) -> Result<Vec<Manifest>> {
+        self.manifests_below("").await
+    }
+
+    /// The newest manifest of a stage on every batch, in the order of their names.
+    async fn manifests_of(&self, stage: &str) -> Result<Vec<Manifest>> {
+        self.manifests_below(&format!("/{stage}")).await
+    }
+
+    /// * `folder`: below `_manifests`.
+    async fn manifests_below(&self, folder: &str) -> Result<Vec<Manifest>> {
         let mut newest: BTreeMap<(String, String), u64> = BTreeMap::new();
-        for (path, _) in self.manifest_paths("").await? {
+        for (path, _) in self.manifest_paths(folder).await? {
             let seen = newest.entry((path.stage, path.batch)).or_default();
             *seen = path.version.max(*seen);
         }
@@ -206,7 +218,7 @@ impl Lake {
         let mut next = listed + 1;
         loop {
             match self.read_manifest(stage, batch, next).await? {
-                Read::Complete(manifest) => newest = Some(*manifest),
+                Read::Complete(manifest) => newest = Some(manifest),
                 Read::Incomplete => {}
                 Read::Missing => break,
             }
@@ -215,22 +227,30 @@ impl Lake {
         let mut version = listed;
         while newest.is_none() && version > 0 {
             if let Read::Complete(manifest) = self.read_manifest(stage, batch, version).await? {
-                newest = Some(*manifest);
+                newest = Some(manifest);
             }
             version -= 1;
         }
-        Ok((newest, next))
+        Ok((newest.map(Arc::unwrap_or_clone), next))
     }
 
     async fn read_manifest(&self, stage: &str, batch: &str, version: u64) -> Result<Read> {
         let path = ManifestPath { stage: stage.to_owned(), batch: batch.to_owned(), version }.path();
+        let known = self.read.lock().expect("nothing panics with the lock").get(&path).cloned();
+        if let Some(manifest) = known {
+            return Ok(Read::Complete(manifest));
+        }
         let bytes = match self.store.get(&path).await {
             Ok(found) => found.bytes().await,
             Err(error) => Err(error),
         };
         match bytes {
             Ok(bytes) => match Manifest::from_json(&bytes) {
-                Ok(manifest) => Ok(Read::Complete(Box::new(manifest))),
+                Ok(manifest) => {
+                    let manifest = Arc::new(manifest);
+                    self.read.lock().expect("nothing panics with the lock").insert(path, Arc::clone(&manifest));
+                    Ok(Read::Complete(manifest))
+                }
                 // A directory that can only create files in place may hold the beginning of a manifest, from a run that was killed.
                 Err(error) if error.is_eof() => Ok(Read::Incomplete),
                 Err(error) => Err(error).with_context(|| format!("manifest `{path}` of `{}` cannot be read", self.location)),
@@ -250,7 +270,7 @@ impl Lake {
 
 /// What stands under a manifest's name.
 enum Read {
-    Complete(Box<Manifest>),
+    Complete(Arc<Manifest>),
     Incomplete,
     Missing,
 }

@@ -19,6 +19,9 @@ use crate::exit::Fault;
 /// Folder of all policies, relative to the lake.
 pub(super) const POLICIES: &str = "policies";
 
+/// Stages whose commits may hold a policy. The others are many, and are not read where one is looked for.
+const POLICY_STAGES: [&str; 2] = ["policy", "train"];
+
 /// Folder of all states, relative to the lake.
 pub(super) const STATES: &str = "_states";
 
@@ -77,7 +80,10 @@ impl Lake {
 
     /// The newest manifests that hold a policy, by its version.
     pub async fn policy_manifests(&self) -> Result<Vec<Manifest>> {
-        let mut manifests = self.manifests().await?;
+        let mut manifests = Vec::new();
+        for stage in POLICY_STAGES {
+            manifests.append(&mut self.manifests_of(stage).await?);
+        }
         manifests.retain(|manifest| manifest.policy.is_some());
         manifests.sort_by_key(policy_version);
         Ok(manifests)
@@ -109,6 +115,7 @@ impl Run {
     /// `Fault::Usage` where another stage or batch has committed that version already.
     pub async fn put_policy(&mut self, version: u64, parent: Option<u64>, folder: &FilePath) -> Result<()> {
         ensure!(self.policy.is_none(), "a run commits one policy");
+        ensure!(POLICY_STAGES.contains(&self.stage.as_str()), "`{}` commits no policies", self.stage);
         let standing = self.lake.policy_manifests().await?;
         let others = |manifest: &&Manifest| (manifest.stage != self.stage) || (manifest.batch != self.batch);
         if let Some(other) = standing.iter().filter(others).find(|manifest| policy_version(manifest) == Some(version)) {

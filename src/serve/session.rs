@@ -59,7 +59,7 @@ impl Sessions {
         session.settle().await;
         let path = trace_path(batch, &session.rollout, outcome.retried);
         let lines = session.lines(outcome);
-        let bytes = zstd::encode_all(lines.as_bytes(), ZSTD_LEVEL).context("cannot compress what was recorded")?;
+        let bytes = zstd::bulk::compress(lines.as_bytes(), ZSTD_LEVEL).context("cannot compress what was recorded")?;
         // A put of an object store is there whole or not at all.
         let put = lake.store().put(&Path::from(path.as_str()), PutPayload::from(bytes)).await;
         put.map_err(|error| crate::lake::store_fault(error, &format!("cannot write `{path}`")))?;

@@ -204,9 +204,9 @@ pub fn command() -> clap::Command {
         .mut_subcommands(|subcommand| subcommand.help_template(HELP).mut_subcommands(|inner| inner.help_template(HELP)))
 }
 
-/// Parses the process's arguments; prints help, version or the wrong flag and exits (0 or 2) where that is all there is to do.
-pub fn parse() -> Cli {
-    Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
+/// Parses the process's arguments. Help and the version are errors, too, whose text is to be printed and whose code is 0.
+pub fn parse() -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches()?)
 }
 
 impl Cli {

@@ -1,4 +1,4 @@
-//! Exit codes, and the errors that choose one.
+//! Exit codes, the errors that choose one, and the end of the process.
 
 /// What the process tells its caller. Schedulers act on these, so they never change meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,18 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
     // A fault attached as context is known to `anyhow` alone, one inside another error's sources only to the chain.
     let fault = error.downcast_ref::<Fault>().or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Fault>()));
     fault.map_or(ExitCode::Failed, Fault::code)
+}
+
+/// Ends the process at once, whatever other threads do; what stdout still holds is lost. libtorch would take its thousands of operators apart
+/// one by one, for a tenth of a second of every command.
+pub fn leave(code: i32) -> ! {
+    #[cfg(feature = "torch")]
+    // SAFETY: it returns to nobody. Destructors of statics are left out, none of which is of this program.
+    unsafe {
+        nix::libc::_exit(code)
+    }
+    #[cfg(not(feature = "torch"))]
+    std::process::exit(code)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The command `fulgurite`: parses, dispatches, prints the error chain once, sets the exit code.
 
 use std::ffi::{c_int, c_long};
-use std::process::ExitCode;
+use std::io::Write as _;
 
-use fulgurite::{cli, exit};
+use fulgurite::cli::{self, Cli};
+use fulgurite::exit;
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -22,28 +23,38 @@ unsafe extern "C" {
     fn mi_option_set(option: c_int, value: c_long);
 }
 
-fn main() -> ExitCode {
+fn main() {
     // Who sets MIMALLOC_PURGE_DELAY knows better.
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: it stores a number that mimalloc reads as an atomic.
         unsafe { mi_option_set(PURGE_DELAY, PURGE_DELAY_MS) };
     }
-    let cli = cli::parse();
+    let code = match cli::parse() {
+        Ok(cli) => run(cli),
+        // Help and the version come this way, too. What cannot be printed changes nothing about the code.
+        Err(error) => error.print().map_or(error.exit_code(), |()| error.exit_code()),
+    };
+    let _ = std::io::stdout().flush(); // nobody is left to be told
+    exit::leave(code)
+}
+
+/// Runs a command. Returns the exit code.
+fn run(cli: Cli) -> i32 {
     // Silent unless RUST_LOG asks, such as RUST_LOG=fulgurite::engine=debug for the plans of SQL stages.
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::OFF.into()).from_env_lossy();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let reporter = cli.reporter();
     match cli::run(cli) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code.into(),
         // The reader of our output went away (`| head`): it has what it wanted.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             let code = exit::code_of(&error);
             print_chain(&error);
             if let Err(error) = reporter.failed(&error, code) {
                 print_chain(&error);
             }
-            ExitCode::from(code as u8)
+            code as i32
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::exit;
 use crate::stage::Stop;
 
 /// `timeout` and some shells send one wish to end twice, to the process and to its group.
@@ -22,7 +23,7 @@ pub fn install(stop: &Stop) -> Result<()> {
             if !again {
                 asked = Instant::now();
             } else if asked.elapsed() > ONE_WISH {
-                std::process::exit(128 + signal);
+                exit::leave(128 + signal);
             }
         }
     })?;

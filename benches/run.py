@@ -211,7 +211,7 @@ def agent_lightning_spans(target, rollouts, calls):
 def agent_lightning(fulgurite, work, arguments):
     """Agent Lightning 0.3 spans to transitions, beside agentlightning==0.3.0: its parsing and its adapter."""
     rows = []
-    for rollouts, calls in [(500, 4), (200, 16), (40, 64)]:
+    for rollouts, calls in [(500, 4), (5000, 4), (200, 16), (40, 64)]:
         source = work / "agl.jsonl"
         size = agent_lightning_spans(source, rollouts, calls) / 1e6
         lake = work / "lake"

@@ -226,7 +226,10 @@ impl Lake {
         }
         let mut version = listed;
         while newest.is_none() && version > 0 {
-            if let Read::Complete(manifest) = self.read_manifest(stage, batch, version).await? {
+            newest = self.already_read(stage, batch, version);
+            if newest.is_none()
+                && let Read::Complete(manifest) = self.read_manifest(stage, batch, version).await?
+            {
                 newest = Some(manifest);
             }
             version -= 1;
@@ -234,12 +237,14 @@ impl Lake {
         Ok((newest.map(Arc::unwrap_or_clone), next))
     }
 
+    /// A manifest that a listing named, where it was read before. Whether one is there at all is for the store to say.
+    fn already_read(&self, stage: &str, batch: &str, version: u64) -> Option<Arc<Manifest>> {
+        let path = ManifestPath { stage: stage.to_owned(), batch: batch.to_owned(), version }.path();
+        self.read.lock().expect("nothing panics with the lock").get(&path).cloned()
+    }
+
     async fn read_manifest(&self, stage: &str, batch: &str, version: u64) -> Result<Read> {
         let path = ManifestPath { stage: stage.to_owned(), batch: batch.to_owned(), version }.path();
-        let known = self.read.lock().expect("nothing panics with the lock").get(&path).cloned();
-        if let Some(manifest) = known {
-            return Ok(Read::Complete(manifest));
-        }
         let bytes = match self.store.get(&path).await {
             Ok(found) => found.bytes().await,
             Err(error) => Err(error),

@@ -1,8 +1,8 @@
 //! Commits on a store that fails in the ways that stores do.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use fulgurite::exit::{ExitCode, code_of};
@@ -17,6 +17,7 @@ use object_store::{
 };
 
 use crate::lake::{run, steps, values};
+use crate::policies::commit_policy;
 
 /// What goes wrong, from the moment it is armed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,12 +41,20 @@ struct Troubled {
     inner: InMemory,
     trouble: Trouble,
     armed: AtomicBool,
-    listed_before: std::sync::Mutex<Vec<Path>>,
+    listed_before: Mutex<Vec<Path>>,
+    /// What was asked for, found or not.
+    asked: Mutex<Vec<String>>,
 }
 
 impl Troubled {
     fn new(trouble: Trouble) -> Arc<Troubled> {
-        Arc::new(Troubled { inner: InMemory::new(), trouble, armed: AtomicBool::new(false), listed_before: Default::default() })
+        Arc::new(Troubled {
+            inner: InMemory::new(),
+            trouble,
+            armed: AtomicBool::new(false),
+            listed_before: Mutex::default(),
+            asked: Mutex::default(),
+        })
     }
 
     async fn arm(&self) {
@@ -87,6 +96,7 @@ impl ObjectStore for Troubled {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.asked.lock().unwrap().push(location.to_string());
         self.inner.get_opts(location, options).await
     }
 
@@ -125,6 +135,28 @@ async fn troubled(trouble: Trouble) -> (Arc<Troubled>, Lake) {
     run(&lake, "b", &values(0, 5), 1).await.unwrap();
     store.arm().await;
     (store, lake)
+}
+
+/// However many batches there are: a loop asks several times an iteration.
+#[tokio::test]
+async fn a_policy_is_found_without_reading_what_holds_none() {
+    let store = Troubled::new(Trouble::ListingLags); // and never armed
+    let lake = Lake::on(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://");
+    for batch in ["a", "b", "c"] {
+        run(&lake, batch, &values(0, 5), 1).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+    commit_policy(&lake, "0000", 0, None, folder.path()).await.unwrap();
+
+    let asked = || std::mem::take(&mut *store.asked.lock().unwrap());
+    let fresh = Lake::on(Arc::clone(&store) as Arc<dyn ObjectStore>, "memory://");
+    let manifest = |version: u64| format!("_manifests/policy/0000/v{version:08}.json");
+    asked();
+    assert_eq!(fresh.policy(None).await.unwrap().version, 0);
+    assert_eq!(asked(), [manifest(2), manifest(1)]);
+    fresh.policy(None).await.unwrap();
+    assert_eq!(asked(), [manifest(2)], "what was read once is known; whether there is a later one is not");
 }
 
 #[tokio::test]

@@ -27,7 +27,13 @@ fn lineage(stage: &str, setting: u32) -> Lineage {
     Lineage::new(stage, json!({ "setting": setting })).unwrap()
 }
 
-async fn commit_policy(lake: &Lake, batch: &str, version: u64, parent: Option<u64>, from: &FilePath) -> anyhow::Result<Manifest> {
+pub async fn commit_policy(
+    lake: &Lake,
+    batch: &str,
+    version: u64,
+    parent: Option<u64>,
+    from: &FilePath,
+) -> anyhow::Result<Manifest> {
     let mut run = lake.begin("policy", batch).await?;
     run.put_policy(version, parent, from).await?;
     run.commit(lineage("policy", version as u32), BTreeMap::new()).await

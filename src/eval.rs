@@ -90,7 +90,7 @@ pub async fn run(context: &Context, version: Option<u64>) -> Result<(Summary, Sc
         return Err(Fault::Usage(format!("`{}` has no task of the split `{}`", settings.tasks, config.split)).into());
     }
     let policy = context.lake.policy_manifest(version).await?;
-    let policy_version = policy.policy.as_ref().map_or(0, |policy| policy.version);
+    let policy_version = policy.policy_version().unwrap_or(0);
     let batch = batch_of(policy_version, &config.split);
     let mut run = context.lake.begin("eval", &batch).await?;
     let lineage = Lineage {

@@ -31,8 +31,11 @@ fn main() {
     }
     let code = match cli::parse() {
         Ok(cli) => run(cli),
-        // Help and the version come this way, too. What cannot be printed changes nothing about the code.
-        Err(error) => error.print().map_or(error.exit_code(), |()| error.exit_code()),
+        // Help and the version come this way, too.
+        Err(error) => {
+            let _ = error.print(); // the code says it as well
+            error.exit_code()
+        }
     };
     let _ = std::io::stdout().flush(); // nobody is left to be told
     exit::leave(code)

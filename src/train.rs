@@ -47,7 +47,7 @@ pub async fn run(context: &Context) -> Result<Summary> {
     config::check(config)?;
     let mut run = context.lake.begin("train", &context.batch).await?;
     let parent = parent(context, run.previous()).await?;
-    let version = policy_version(&parent) + 1;
+    let version = parent.policy_version().unwrap_or(0) + 1;
     let lineage = lineage(context, &parent).await?;
     let freshness = lineage.freshness(run.previous());
     let checkpoints = Checkpoints {
@@ -128,7 +128,7 @@ async fn parent(context: &Context, previous: Option<&Manifest>) -> Result<Manife
     let made_from = previous.and_then(|manifest| manifest.policy.as_ref()).and_then(|policy| policy.parent);
     let version = context.config.train.policy.or(made_from);
     let parent = context.lake.policy_manifest(version).await?;
-    let next = policy_version(&parent) + 1;
+    let next = parent.policy_version().unwrap_or(0) + 1;
     let standing = context.lake.policy_manifests().await?;
     let other = standing.iter().find(|manifest| {
         let is_ours = manifest.stage == "train" && manifest.batch == context.batch;
@@ -142,10 +142,6 @@ async fn parent(context: &Context, previous: Option<&Manifest>) -> Result<Manife
         return Err(Fault::Usage(message).into());
     }
     Ok(parent)
-}
-
-fn policy_version(manifest: &Manifest) -> u64 {
-    manifest.policy.as_ref().map_or(0, |policy| policy.version)
 }
 
 async fn lineage(context: &Context, parent: &Manifest) -> Result<Lineage> {

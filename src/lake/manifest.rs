@@ -161,8 +161,7 @@ impl Manifest {
         let states = |manifest: &Manifest| -> Vec<(String, String)> {
             manifest.states.iter().map(|(name, state)| (name.clone(), state.hash())).collect()
         };
-        let policy = |manifest: &Manifest| manifest.policy.as_ref().map(|policy| policy.version);
-        self.fingerprint == other.fingerprint && policy(self) == policy(other) && states(self) == states(other)
+        self.fingerprint == other.fingerprint && self.policy_version() == other.policy_version() && states(self) == states(other)
     }
 
     /// Whether a changed input makes this stale.

@@ -52,13 +52,13 @@ impl Lake {
     /// The commit that holds a policy: `input(&["policy"])` of it is what a stage that reads the policy writes down.
     pub async fn policy_manifest(&self, version: Option<u64>) -> Result<Manifest> {
         let manifests = self.policy_manifests().await?;
-        let Some(newest) = manifests.last().and_then(policy_version) else {
+        let Some(newest) = manifests.last().and_then(Manifest::policy_version) else {
             let message = format!("there is no policy in `{}` yet; `fulgurite policy import` brings one in", self.location);
             return Err(Fault::Usage(message).into());
         };
         let version = version.unwrap_or(newest);
         let mut found: Vec<Manifest> =
-            manifests.iter().filter(|manifest| policy_version(manifest) == Some(version)).cloned().collect();
+            manifests.iter().filter(|manifest| manifest.policy_version() == Some(version)).cloned().collect();
         match (found.pop(), found.pop()) {
             (Some(manifest), None) => Ok(manifest),
             (Some(one), Some(other)) => bail!(Fault::Failed(format!(
@@ -66,7 +66,8 @@ impl Lake {
                 other.stage, other.batch, one.stage, one.batch
             ))),
             (None, _) => {
-                let there: Vec<String> = manifests.iter().filter_map(policy_version).map(|version| version.to_string()).collect();
+                let there: Vec<String> =
+                    manifests.iter().filter_map(Manifest::policy_version).map(|version| version.to_string()).collect();
                 let message = format!("there is no policy {version} in `{}`; there are {}", self.location, there.join(", "));
                 Err(Fault::Usage(message).into())
             }
@@ -85,7 +86,7 @@ impl Lake {
             manifests.append(&mut self.manifests_of(stage).await?);
         }
         manifests.retain(|manifest| manifest.policy.is_some());
-        manifests.sort_by_key(policy_version);
+        manifests.sort_by_key(Manifest::policy_version);
         Ok(manifests)
     }
 
@@ -118,7 +119,7 @@ impl Run {
         ensure!(POLICY_STAGES.contains(&self.stage.as_str()), "`{}` commits no policies", self.stage);
         let standing = self.lake.policy_manifests().await?;
         let others = |manifest: &&Manifest| (manifest.stage != self.stage) || (manifest.batch != self.batch);
-        if let Some(other) = standing.iter().filter(others).find(|manifest| policy_version(manifest) == Some(version)) {
+        if let Some(other) = standing.iter().filter(others).find(|manifest| manifest.policy_version() == Some(version)) {
             let message = format!("policy {version} is there already, committed by `{}` on `{}`", other.stage, other.batch);
             return Err(Fault::Usage(message).into());
         }
@@ -153,6 +154,9 @@ impl Run {
     }
 }
 
-fn policy_version(manifest: &Manifest) -> Option<u64> {
-    manifest.policy.as_ref().map(|policy| policy.version)
+impl Manifest {
+    /// Version of the policy that this commit holds.
+    pub fn policy_version(&self) -> Option<u64> {
+        self.policy.as_ref().map(|policy| policy.version)
+    }
 }

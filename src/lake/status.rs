@@ -62,7 +62,7 @@ impl Lake {
                 status: freshness.word().to_owned(),
                 reasons: freshness.reasons().to_vec(),
                 rows: manifest.tables.iter().map(|(name, entry)| (name.clone(), entry.rows)).collect(),
-                policy: manifest.policy.as_ref().map(|policy| policy.version),
+                policy: manifest.policy_version(),
                 states: manifest.states.keys().cloned().collect(),
                 size_bytes: manifest.size_bytes(),
                 committed_at: manifest.committed_at.clone(),

@@ -34,7 +34,7 @@ pub async fn prune(context: &Context) -> Result<u64> {
     let best = best(context, &policies, &with_state).await?;
     let mut dropped = 0;
     for manifest in &with_state[..old] {
-        if version(manifest) != best {
+        if manifest.policy_version() != best {
             context.lake.drop_states(&manifest.stage, &manifest.batch).await?;
             dropped += 1;
         }
@@ -44,7 +44,7 @@ pub async fn prune(context: &Context) -> Result<u64> {
 
 /// The version of the best of some policies, where anything was trained from one of them.
 async fn best(context: &Context, policies: &[Manifest], among: &[&Manifest]) -> Result<Option<u64>> {
-    let among: Vec<Option<u64>> = among.iter().map(|manifest| version(manifest)).collect();
+    let among: Vec<Option<u64>> = among.iter().map(|manifest| manifest.policy_version()).collect();
     let parent = |manifest: &Manifest| manifest.policy.as_ref().and_then(|policy| policy.parent);
     let children = policies.iter().filter(|manifest| parent(manifest).is_some_and(|parent| among.contains(&Some(parent))));
     let steps = children.filter_map(|manifest| manifest.tables.get(STEPS));
@@ -54,8 +54,4 @@ async fn best(context: &Context, policies: &[Manifest], among: &[&Manifest]) -> 
     let found = session.sql(BEST).await?.collect().await?;
     let version = found.iter().find(|rows| rows.num_rows() > 0).map(|rows| rows.column(0).as_primitive::<Int64Type>().value(0));
     Ok(version.and_then(|version| u64::try_from(version).ok()))
-}
-
-fn version(manifest: &Manifest) -> Option<u64> {
-    manifest.policy.as_ref().map(|policy| policy.version)
 }

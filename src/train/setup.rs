@@ -225,7 +225,7 @@ pub async fn optimiser_state(context: &Context, parent: &Manifest) -> Result<Opt
         Some(state) => context.lake.fetch_folder(state).await.map(Some),
         None => {
             if same && config.keep_optimiser {
-                let version = parent.policy.as_ref().map_or(0, |policy| policy.version);
+                let version = parent.policy_version().unwrap_or(0);
                 let message =
                     format!("the optimiser begins anew: its state of policy {version} went, as `train.keep_states` says");
                 context.progress.warning(message);
